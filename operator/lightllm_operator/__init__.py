@@ -1,0 +1,3 @@
+"""The kopf operator that reconciles `LightLLMDeployment` resources."""
+
+__all__: list[str] = []

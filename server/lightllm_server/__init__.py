@@ -1,0 +1,3 @@
+"""The LightLLM-style serving engine and its HTTP API."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""See the module docstrings."""
+
+__all__: list[str] = []
