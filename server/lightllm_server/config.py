@@ -1,4 +1,4 @@
-"""The server's configuration, grouped by owner: every default, help text and bound exists once, here.
+"""The server's configuration, grouped by owner: each default, help text and bound stands here once.
 
 `cli.py` reads options from these fields (`max_total_token_num` is `--max-total-token-num` and
 `LIGHTLLM_MAX_TOTAL_TOKEN_NUM`); names follow LightLLM where they mean the same. Nothing is

@@ -1,4 +1,4 @@
-"""What the engine resolved at start, written once by the router and read by the api (`/info`, limits).
+"""What the engine resolved at start: written once by the router, read by the api.
 
 The file `engine.json` appears in the run directory before the router's row turns READY.
 """

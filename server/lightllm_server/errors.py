@@ -35,7 +35,7 @@ class ServerError(Exception):
 
 
 class ConfigError(ServerError):
-    """The server cannot start as configured; the message names option, value and what is allowed."""
+    """The server cannot start as configured: names option, value and what is allowed."""
 
 
 class ModelError(ConfigError):

@@ -91,7 +91,7 @@ class EncodeText(_Message, frozen=True, kw_only=True):
 
 
 class EncodeChat(_Message, frozen=True, kw_only=True):
-    """Render the model's chat template over the messages, then tokenize without special tokens added."""
+    """Render the model's chat template, then tokenize without adding special tokens."""
 
     job_id: Id
     messages: tuple[ChatMessage, ...]
@@ -157,7 +157,10 @@ class TextOptions(_Message, frozen=True, kw_only=True):
 
 
 class Generate(_Message, frozen=True, kw_only=True):
-    """One accepted request. `accepted_ns` is CLOCK_MONOTONIC; `cache_salt` separates tenants in the prefix cache."""
+    """One accepted request.
+
+    `accepted_ns` is CLOCK_MONOTONIC; `cache_salt` separates tenants in the prefix cache.
+    """
 
     request_id: Id
     prompt_ids: tuple[TokenId, ...]
@@ -196,7 +199,7 @@ class PromptLogprobs(_Part, frozen=True):
 
 
 class Opened(_Part, frozen=True):
-    """First word of a request on the hop router → detok, in the batch of its first token or of its end."""
+    """First word of a request to detok, in the batch of its first token or of its end."""
 
     request_id: Id
     prompt_ids: tuple[TokenId, ...]
@@ -206,7 +209,7 @@ class Opened(_Part, frozen=True):
 
 
 class SampledToken(_Part, frozen=True):
-    """One token of one choice. `finish_reason` is set on the choice's last token (eos and stop ids included)."""
+    """One token of one choice; `finish_reason` is set on its last (eos and stop ids too)."""
 
     request_id: Id
     choice: Choice

@@ -120,13 +120,13 @@ class StatusRow:
         self._cells[Field.STATE] = state
 
     def beat_age(self) -> float:
-        """Seconds since the last beat; 0 before the first, since the process has not started yet."""
+        """Seconds since the last beat; 0 before the first: the process has not started yet."""
         last = self._cells[Field.BEAT_NS]
         return (time.monotonic_ns() - last) / 1e9 if last else 0.0
 
 
 class StatusPage:
-    """All rows, by process name ("supervisor", "api", "router", "detok", "rank-1", "tokenize-0")."""
+    """All rows by process name: supervisor, api, router, detok, rank-1 …, tokenize-0 …."""
 
     def __init__(self, path: Path) -> None:
         """Open an existing page; raises OSError or ValueError if it is not one."""
@@ -177,6 +177,6 @@ class ProgressWatch:
             self._tick, self._changed = tick, now
             return None
         if now - self._changed > TICK_LIMIT_S:
-            return f"{self._row.name} hangs: no progress for {now - self._changed:.1f} s with work
-            queued"
+            stalled = now - self._changed
+            return f"{self._row.name} hangs: no progress for {stalled:.1f} s with work queued"
         return None

@@ -1,4 +1,4 @@
-"""What one step does: made by the scheduler, carried out by the engine. Arrays are numpy int32, no torch.
+"""What one step does: made by the scheduler, carried out by the engine (numpy int32, no torch).
 
 The engine carries a plan out in this order, on one stream, plans in the order of `step`:
 
