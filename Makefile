@@ -6,20 +6,59 @@ UV_VERSION := 0.13.8
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
+# unit tests run in parallel processes: more threads inside each only slow them down
+UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+MODEL_DIR ?= examples/demo-model
+PORT ?= 8000
 
-.PHONY: help setup lock
+.DEFAULT_GOAL := help
+.PHONY: help setup lock format check test test-all serve demo bench bench-serving train-demo-model
+
 help:  ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(STAMP)  ## create .venv with the locked dependencies
 
 $(STAMP): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "setup: $(PYTHON) is older than 3.11; set PYTHON=…"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "setup: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable . uv==$(UV_VERSION)
 	touch $(STAMP)
 
 lock:  ## recompile requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile --quiet --all-extras --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate \
-	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --all-extras --generate-hashes --python-version 3.11 --no-emit-index-url \
+	  --no-annotate --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+
+format: setup  ## format the code
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix-only .
+
+check: setup  ## format, lint, types, layers, unit tests: minutes, no cluster
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(UNIT) -m "not slow and not whole and not e2e and not gpu"
+
+test: check  ## everything that CI runs: `check`, then the tests with real processes
+	$(BIN)/python -m pytest -q -m "slow and not whole and not e2e and not gpu"
+
+test-all: test  ## `test` and the whole matrices
+	$(BIN)/python -m pytest -q -m "whole and not e2e and not gpu"
+
+serve: setup  ## run the server on the demo model (MODEL_DIR=…, PORT=…)
+	$(BIN)/lightllm-server --model-dir $(MODEL_DIR) --port $(PORT)
+
+demo: setup  ## start the server on the demo model and ask it three questions
+	$(BIN)/python scripts/demo.py --model-dir $(MODEL_DIR)
+
+bench: bench-serving  ## the CPU benchmarks beside their peers
+
+bench-serving: setup  ## output tokens/s beside transformers and CTranslate2 (JSON=FILE to keep)
+	$(BIN)/python benchmarks/serving/run.py $(if $(JSON),--json $(JSON))
+
+train-demo-model: setup  ## train examples/demo-model again (about 5 minutes)
+	$(BIN)/python scripts/train_demo_model.py
