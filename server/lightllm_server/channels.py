@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-import msgspec
 import zmq
 import zmq.asyncio
 
@@ -53,6 +52,8 @@ _DEFAULT_HWM: Final = 10_000
 # sockaddr_un holds 108 bytes with the closing NUL
 _MAX_PATH_BYTES: Final = 107
 _RECONNECT_MS: Final = 20
+# msgspec.MsgspecError is one, and so is the UnicodeDecodeError that it lets through
+_MALFORMED: Final = ValueError
 
 
 def tokenize_socket(index: int) -> str:
@@ -192,7 +193,7 @@ class Receiver(Generic[T]):
                 return messages
             try:
                 messages.append(self._codec.decode(frame))
-            except msgspec.MsgspecError:
+            except _MALFORMED:
                 self.num_rejected += 1
 
     def receive(self, timeout_ms: int) -> T | None:
@@ -201,7 +202,7 @@ class Receiver(Generic[T]):
         while self._socket.poll(max(0, round((deadline - time.monotonic()) * 1000))):
             try:
                 return self._codec.decode(self._socket.recv(zmq.NOBLOCK))
-            except msgspec.MsgspecError:
+            except _MALFORMED:
                 self.num_rejected += 1
         return None
 
@@ -233,7 +234,7 @@ class AsyncReceiver(Generic[T]):
         while True:
             try:
                 return self._codec.decode(await self._socket.recv())
-            except msgspec.MsgspecError:
+            except _MALFORMED:
                 self.num_rejected += 1
 
     def close(self) -> None:
