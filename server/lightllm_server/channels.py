@@ -33,6 +33,7 @@ __all__ = [
     "rank_socket",
     "socket_path",
     "tokenize_socket",
+    "wait_any",
 ]
 
 T = TypeVar("T")
@@ -212,6 +213,14 @@ class Receiver(Generic[T]):
 
     def close(self) -> None:
         self._socket.close()
+
+
+def wait_any(*receivers: Receiver[Any], timeout_ms: int) -> bool:
+    """Whether a frame is there for any of the receivers, after at most `timeout_ms`."""
+    poller = zmq.Poller()
+    for receiver in receivers:
+        poller.register(receiver._socket, zmq.POLLIN)
+    return bool(poller.poll(timeout_ms))
 
 
 class AsyncReceiver(Generic[T]):

@@ -20,7 +20,15 @@ from lightllm_server.config import ServerConfig
 from lightllm_server.engine.build import InFlightStep, Runner, build_runner
 from lightllm_server.engine_info import EngineInfo, write_engine_info
 from lightllm_server.errors import EngineError
-from lightllm_server.messages import Abort, Generate, TokenBatch
+from lightllm_server.messages import (
+    Abort,
+    ApiToRouter,
+    Codec,
+    DetokToRouter,
+    Generate,
+    RouterToDetok,
+    TokenBatch,
+)
 from lightllm_server.router import admission
 from lightllm_server.router.prefix_cache import PrefixCache
 from lightllm_server.router.scheduler import Scheduler, SchedulerConfig
@@ -47,9 +55,9 @@ class RouterLoop:
         runner: Runner,
         row: StatusRow,
         *,
-        from_api: channels.Receiver,
-        from_detok: channels.Receiver,
-        to_detok: channels.Sender,
+        from_api: channels.Receiver[ApiToRouter],
+        from_detok: channels.Receiver[DetokToRouter],
+        to_detok: channels.Sender[RouterToDetok],
     ) -> None:
         self._scheduler = scheduler
         self._runner = runner
@@ -59,9 +67,6 @@ class RouterLoop:
         self._to_detok = to_detok
         self._in_flight: deque[tuple[StepPlan, InFlightStep]] = deque()
         self._failures: deque[float] = deque(maxlen=_MAX_FAILED_STEPS)
-        self._poller = zmq.Poller()
-        for receiver in (from_api, from_detok):
-            self._poller.register(receiver.socket, zmq.POLLIN)
         self._steps_ahead = scheduler.config.steps_ahead
 
     def run_forever(self) -> None:
@@ -80,7 +85,7 @@ class RouterLoop:
             self._commit_oldest()
             self._publish()
         if not self._in_flight and not launched:
-            self._poller.poll(_IDLE_POLL_MS)
+            channels.wait_any(self._from_api, self._from_detok, timeout_ms=_IDLE_POLL_MS)
 
     def _receive(self) -> None:
         for message in self._from_api.receive_all():
@@ -183,10 +188,20 @@ def run(config: ServerConfig, run_dir: Path, page: StatusPage) -> None:
     """Load the model, then serve until killed; raises ConfigError for what cannot be loaded."""
     row = page["router"]
     row.state = State.LOADING
-    context = zmq.Context()
-    from_api = channels.Receiver(context, channels.router_from_api(run_dir))
-    from_detok = channels.Receiver(context, channels.router_from_detok(run_dir))
-    to_detok = channels.Sender(context, channels.detok_from_router(run_dir))
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    def path(name: str) -> Path:
+        return channels.socket_path(run_dir, name)
+
+    from_api = channels.Receiver(
+        context, path(channels.ROUTER_FROM_API), Codec[ApiToRouter](ApiToRouter)
+    )
+    from_detok = channels.Receiver(
+        context, path(channels.ROUTER_FROM_DETOK), Codec[DetokToRouter](DetokToRouter)
+    )
+    to_detok = channels.Sender(
+        context, path(channels.DETOK_FROM_ROUTER), Codec[RouterToDetok](RouterToDetok)
+    )
     runner = build_runner(config, run_dir, row)
     info = runner.info()
     policy = admission.policy(config.router.admission)
