@@ -26,8 +26,10 @@ from corpus import SYSTEM_MESSAGES, Entry, read_corpus, vary
 from tokenizer import BOS, EOS, MAX_LENGTH, PAD, SPECIAL_TOKENS, save_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 1100
-ROWS = 24
+STEPS = 1000
+ROWS = 16
+# conversations of similar length share a batch: drawn together, sorted, then shuffled as batches
+BATCHES_SORTED_TOGETHER = 16
 PEAK_LEARNING_RATE = 4e-3
 WARMUP_STEPS = 60
 WEIGHT_DECAY = 0.05
@@ -40,7 +42,7 @@ def model_config(tokenizer: Tokenizer) -> LlamaConfig:
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=192,
         intermediate_size=512,
-        num_hidden_layers=5,
+        num_hidden_layers=4,
         num_attention_heads=12,
         num_key_value_heads=4,
         max_position_embeddings=MAX_LENGTH,
@@ -75,13 +77,17 @@ def batches(entries: tuple[Entry, ...], tokenizer: Tokenizer) -> Iterator[Tensor
     queue: list[Entry] = []
     while True:
         rows = []
-        for _ in range(ROWS):
-            turns = rng.choice((1, 1, 2, 3))
+        for _ in range(ROWS * BATCHES_SORTED_TOGETHER):
+            turns = rng.choice((1, 1, 1, 2, 3))
             while len(queue) < turns:
                 queue.extend(rng.sample(entries, len(entries)))
             text = conversation([queue.pop() for _ in range(turns)], rng)
             rows.append(torch.tensor(tokenizer.encode(text, add_special_tokens=False).ids))
-        yield torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+        rows.sort(key=len)
+        starts = list(range(0, len(rows), ROWS))
+        for start in rng.sample(starts, len(starts)):
+            batch = rows[start : start + ROWS]
+            yield torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=IGNORED)
 
 
 def learning_rate(step: int) -> float:
@@ -97,7 +103,7 @@ def train(model: LlamaForCausalLM, data: Iterator[Tensor]) -> None:
     decayed = [weight for weight in model.parameters() if weight.ndim == 2]
     others = [weight for weight in model.parameters() if weight.ndim != 2]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.98), fused=True)
     start = time.monotonic()
     for step in range(STEPS):
         for group in optimizer.param_groups:
