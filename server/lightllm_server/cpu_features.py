@@ -42,7 +42,7 @@ def _quota_v1(root: Path) -> float | None:
 
 
 def has_bf16_instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether bf16 matrix products are faster than fp32 ones here (AVX-512 or AMX bf16, Arm bf16)."""
+    """Whether the CPU multiplies bf16 natively: AVX-512 or AMX bf16, or Arm's."""
     wanted = {"avx512_bf16", "amx_bf16", "bf16"}
     try:
         lines = cpuinfo.read_text().splitlines()

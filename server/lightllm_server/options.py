@@ -85,8 +85,11 @@ class Option:
             return value
         if is_bool or not isinstance(value, str | int | float):
             raise wrong
+        # 8.5 and "8.0" are no whole numbers
+        if self.kind is int and isinstance(value, float):
+            raise wrong
         try:
-            return _to_int(value) if self.kind is int else float(value)
+            return self.kind(value)
         except (ValueError, OverflowError):
             raise wrong from None
 
@@ -102,13 +105,6 @@ class Option:
             return "one of " + ", ".join(self.choices)
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
         return words[self.kind]
-
-
-def _to_int(value: str | float) -> int:
-    """Accept 8 and "8"; refuse 8.5 and "8.0" (ValueError)."""
-    if isinstance(value, float):
-        raise ValueError(value)
-    return int(value)
 
 
 def _short(value: Any) -> str:

@@ -1,0 +1,185 @@
+"""What can be said of a model from its config files and safetensors headers. No torch, no weights.
+
+The report of `lightllm-server check`, which the operator reads, and the server's own preflight.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightllm_server.config import EngineConfig
+from lightllm_server.errors import ConfigError, ModelError
+from lightllm_server.models.checkpoint import read_checkpoint
+from lightllm_server.models.config import ModelConfig
+from lightllm_server.models.safetensors_header import TensorInfo
+
+__all__ = [
+    "MAX_TP",
+    "Report",
+    "check",
+    "check_engine",
+    "check_tokenizer",
+    "check_tp",
+    "kv_bytes_per_token",
+    "valid_tp_sizes",
+]
+
+MAX_TP = 64
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_SCALE_BYTES = 2
+# CUDA context, collective buffers and activations; weights are loaded with this much to spare
+_FIXED_BYTES = int(2.3 * 2**30)
+_WEIGHT_MARGIN = 0.07
+# the longest request that memory is reckoned for, the server's own default bound
+_RECKONED_LENGTH = 16384
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`facts` is the JSON object without the errors; some are missing if there are errors."""
+
+    facts: dict[str, Any]
+    errors: tuple[str, ...]
+
+    def to_json(self) -> str:
+        return json.dumps({**self.facts, "errors": list(self.errors)}, ensure_ascii=False)
+
+
+def valid_tp_sizes(model: ModelConfig, limit: int = MAX_TP) -> tuple[int, ...]:
+    """Tensor-parallel sizes up to `limit` that split the model evenly; 1 is always one of them.
+
+    Query heads and the MLP must divide; KV heads must divide, or be replicated evenly over ranks.
+    The vocabulary is padded.
+    """
+
+    def fits(tp: int) -> bool:
+        split = model.num_kv_heads % tp == 0 or tp % model.num_kv_heads == 0
+        return model.num_heads % tp == 0 and model.intermediate_size % tp == 0 and split
+
+    return tuple(tp for tp in range(1, limit + 1) if fits(tp))
+
+
+def check_tp(model: ModelConfig, tp: int) -> None:
+    """Raise ConfigError that lists the valid sizes if `tp` is none of them."""
+    valid = valid_tp_sizes(model)
+    if tp not in valid:
+        allowed = ", ".join(map(str, valid))
+        raise ConfigError(
+            f"--tp {tp}: impossible with {model.num_heads} attention heads, {model.num_kv_heads} "
+            f"KV heads and MLP size {model.intermediate_size}; valid sizes: {allowed}"
+        )
+
+
+def kv_bytes_per_token(model: ModelConfig, *, int8: bool, tp: int = 1) -> int:
+    """Bytes that one token takes in the KV cache of one rank, all layers, scales included."""
+    heads = max(1, model.num_kv_heads // tp)
+    element = 1 if int8 else _DTYPE_BYTES[model.dtype]
+    scale = _SCALE_BYTES if int8 else 0
+    return 2 * model.num_layers * heads * (model.head_dim * element + scale)
+
+
+def _int8_kv_reason(model: ModelConfig) -> str:
+    kind = "multi-head" if model.num_heads == model.num_kv_heads else "grouped-query"
+    return f"{kind} attention of the {model.family} family, one scale per token and head"
+
+
+def _weights(model: ModelConfig, tensors: dict[str, TensorInfo]) -> tuple[int, int]:
+    """Bytes in the files, and in memory at the model's dtype."""
+    stored = sum(info.num_bytes for info in tensors.values())
+    elements = sum(math.prod(info.shape) for info in tensors.values())
+    return stored, elements * _DTYPE_BYTES[model.dtype]
+
+
+def _memory_per_gpu(model: ModelConfig, weights: int, tp: int, *, int8: bool) -> int:
+    """Bytes for weights, one longest request in the KV cache, and a fixed reserve."""
+    tokens = min(model.max_length, _RECKONED_LENGTH)
+    kv = tokens * kv_bytes_per_token(model, int8=int8, tp=tp)
+    return int(weights * (1 + _WEIGHT_MARGIN) / tp) + _FIXED_BYTES + kv
+
+
+def _model_facts(model: ModelConfig, gpus: int) -> dict[str, Any]:
+    valid = valid_tp_sizes(model, gpus)
+    return {
+        "family": model.family,
+        "architecture": model.architecture,
+        "dtype": model.dtype,
+        "layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "heads": model.num_heads,
+        "kv_heads": model.num_kv_heads,
+        "head_dim": model.head_dim,
+        "vocab_size": model.vocab_size,
+        "max_length": model.max_length,
+        "gpus": gpus,
+        "valid_tp": list(valid),
+        "tp": valid[-1],
+        "kv_bytes_per_token": {
+            "model": kv_bytes_per_token(model, int8=False),
+            "int8": kv_bytes_per_token(model, int8=True),
+        },
+        # every family that is served has an int8 path; a later one without it says so here
+        "int8_kv": {"supported": True, "reason": _int8_kv_reason(model)},
+    }
+
+
+def check_tokenizer(model_dir: Path) -> None:
+    """Raise ModelError that names the files looked for, or the one that is no JSON."""
+    if not any((model_dir / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(model_dir, "no tokenizer: found none of " + ", ".join(_TOKENIZER_FILES))
+    path = model_dir / _TOKENIZER_FILES[0]
+    if not path.is_file():
+        return
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024).lstrip()
+    except OSError as error:
+        raise ModelError(path, f"cannot be read: {error.strerror}") from error
+    if not head.startswith(b"{"):
+        raise ModelError(path, "is not a JSON object")
+
+
+def check(model_dir: str, *, gpus: int, tp: int | None = None, kv_dtype: str = "auto") -> Report:
+    """Everything that is wrong and everything that could still be found out; never raises."""
+    directory = Path(model_dir)
+    facts: dict[str, Any] = {"model_dir": model_dir}
+    errors: list[str] = []
+    try:
+        model = ModelConfig.from_dir(directory)
+    except ConfigError as error:
+        return Report(facts, (str(error),))
+    facts |= _model_facts(model, gpus)
+    if tp is not None:
+        try:
+            check_tp(model, tp)
+        except ConfigError as error:
+            errors.append(str(error))
+    try:
+        check_tokenizer(directory)
+    except ModelError as error:
+        errors.append(str(error))
+    try:
+        stored, loaded = _weights(model, read_checkpoint(directory, model))
+    except ModelError as error:
+        return Report(facts, (*errors, str(error)))
+    facts["weight_bytes"] = stored
+    facts["memory_per_gpu"] = {
+        str(size): _memory_per_gpu(model, loaded, size, int8=kv_dtype == "int8")
+        for size in facts["valid_tp"]
+    }
+    return Report(facts, tuple(errors))
+
+
+def check_engine(config: EngineConfig) -> None:
+    """The preflight of the model; raises ConfigError with the first thing that is wrong."""
+    directory = Path(config.model_dir)
+    model = ModelConfig.from_dir(directory)
+    check_tp(model, config.tp)
+    check_tokenizer(directory)
+    # the null model has no weights
+    if not config.null_model:
+        read_checkpoint(directory, model)
