@@ -3,15 +3,14 @@
 Which match counts does not depend on how the text was cut into tokens: the one that is complete
 first; of several that end at the same character, the longest. Text is held back only as long as it
 may still become a stop string.
-Source: Aho and Corasick, "Efficient string matching", 1975; a state's depth is the length of what
-must be held.
+Source: Knuth, Morris and Pratt, "Fast pattern matching in strings", 1977; the length of the prefix
+matched so far is what must be held.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from array import array
 from dataclasses import dataclass
-from functools import lru_cache
 
 __all__ = ["Match", "StopMatcher"]
 
@@ -25,78 +24,60 @@ class Match:
     end: int
 
 
-class _Automaton:
-    """States are the prefixes of the stop strings; 0 is the empty one."""
+class _Pattern:
+    """One stop string and how many of its characters the end of the text matches."""
 
-    def __init__(self, stops: tuple[str, ...]) -> None:
-        self.moves: list[dict[str, int]] = [{}]
-        self.depths = [0]
-        # longest stop string that ends in this state
-        self.found: list[str | None] = [None]
-        self.fallbacks = [0]
-        for stop in stops:
-            self._insert(stop)
-        self._link()
+    __slots__ = ("_borders", "num_matched", "stop")
 
-    def _insert(self, stop: str) -> None:
-        state = 0
-        for depth, char in enumerate(stop, start=1):
-            following = self.moves[state].get(char)
-            if following is None:
-                following = len(self.moves)
-                self.moves[state][char] = following
-                self.moves.append({})
-                self.depths.append(depth)
-                self.found.append(None)
-                self.fallbacks.append(0)
-            state = following
-        self.found[state] = stop or None
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.num_matched = 0
+        # _borders[i]: longest proper prefix of stop[:i + 1] that is also its suffix
+        self._borders = array("I", bytes(4))
+        length = 0
+        for char in stop[1:]:
+            length = self._step(length, char)
+            self._borders.append(length)
 
-    def _link(self) -> None:
-        """Breadth first: each state falls back to the longest suffix that is a state."""
-        states = deque(self.moves[0].values())
-        while states:
-            state = states.popleft()
-            for char, following in self.moves[state].items():
-                states.append(following)
-                fallback = self.step(self.fallbacks[state], char)
-                self.fallbacks[following] = fallback
-                if self.found[following] is None:
-                    self.found[following] = self.found[fallback]
+    def _step(self, length: int, char: str) -> int:
+        while length and self.stop[length] != char:
+            length = self._borders[length - 1]
+        return length + (self.stop[length] == char)
 
-    def step(self, state: int, char: str) -> int:
-        while char not in self.moves[state]:
-            if state == 0:
-                return 0
-            state = self.fallbacks[state]
-        return self.moves[state][char]
-
-
-# requests of one client mostly share their stop strings
-_automaton = lru_cache(maxsize=256)(_Automaton)
+    def feed(self, text: str) -> int | None:
+        """The index in `text` behind the first match, if there is one."""
+        length, index = self.num_matched, 0
+        while index < len(text):
+            if length == 0:
+                index = text.find(self.stop[0], index)
+                if index < 0:
+                    break
+            length = self._step(length, text[index])
+            index += 1
+            if length == len(self.stop):
+                return index
+        self.num_matched = length
+        return None
 
 
 class StopMatcher:
     """Follows the text of one choice; empty stop strings never match."""
 
     def __init__(self, stops: tuple[str, ...]) -> None:
-        self._automaton = _automaton(stops)
-        self._state = 0
+        self._patterns = [_Pattern(stop) for stop in stops if stop]
         self._num_chars = 0
 
     def feed(self, text: str) -> Match | None:
-        """Read on; the first match ends the text, nothing is read after it."""
-        automaton, state = self._automaton, self._state
-        for index, char in enumerate(text, start=self._num_chars + 1):
-            state = automaton.step(state, char)
-            stop = automaton.found[state]
-            if stop is not None:
-                return Match(stop, index - len(stop), index)
-        self._state = state
+        """Read on; the first match ends the text, nothing may be fed after it."""
+        ends = [(pattern.feed(text), pattern.stop) for pattern in self._patterns]
+        matches = [(self._num_chars + end, stop) for end, stop in ends if end is not None]
+        if matches:
+            end, stop = min(matches, key=lambda match: (match[0], -len(match[1])))
+            return Match(stop, end - len(stop), end)
         self._num_chars += len(text)
         return None
 
     @property
     def num_safe(self) -> int:
         """Characters from the start of the text that no later match can take back."""
-        return self._num_chars - self._automaton.depths[self._state]
+        return self._num_chars - max((p.num_matched for p in self._patterns), default=0)
