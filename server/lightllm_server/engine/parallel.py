@@ -1,0 +1,105 @@
+"""The tensor-parallel group over torch.distributed: gloo between CPU processes, NCCL between GPUs.
+
+Rendezvous is a file in the private run directory, and both backends are pinned to the loopback
+interface: nothing listens beyond it.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+from lightllm_server.layers.tensor_parallel import SingleRank, TensorParallel
+
+__all__ = ["DistributedRanks", "Ranks", "Solo", "join_ranks"]
+
+_TIMEOUT = timedelta(seconds=30)
+_RENDEZVOUS = "ranks.rendezvous"
+
+
+class Ranks(TensorParallel, Protocol):
+    """What the engine needs of the group beside what the layers need."""
+
+    def broadcast(self, tensor: torch.Tensor, /) -> torch.Tensor:
+        """Rank 0's tensor, written into `tensor` on the others."""
+        ...
+
+    def smallest(self, value: int, /) -> int:
+        """The minimum over the ranks."""
+        ...
+
+    def largest(self, value: int, /) -> int:
+        """The maximum over the ranks."""
+        ...
+
+
+class Solo(SingleRank):
+    """The group of one."""
+
+    def broadcast(self, tensor: torch.Tensor, /) -> torch.Tensor:
+        return tensor
+
+    def smallest(self, value: int, /) -> int:
+        return value
+
+    def largest(self, value: int, /) -> int:
+        return value
+
+
+class DistributedRanks:
+    """A joined group; every call is a collective that raises RuntimeError after 30 s without a
+    peer.
+    """
+
+    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+        self.rank = rank
+        self.size = size
+        self._device = device
+
+    def all_reduce(self, tensor: torch.Tensor, /) -> torch.Tensor:
+        dist.all_reduce(tensor)
+        return tensor
+
+    def all_gather(self, tensor: torch.Tensor, /) -> torch.Tensor:
+        rows, width = tensor.shape
+        gathered = tensor.new_empty(self.size * rows, width)
+        dist.all_gather_into_tensor(gathered, tensor.contiguous())
+        # [size, rows, width] -> [rows, size * width]
+        return gathered.view(self.size, rows, width).transpose(0, 1).reshape(rows, -1)
+
+    def broadcast(self, tensor: torch.Tensor, /) -> torch.Tensor:
+        dist.broadcast(tensor, src=0)
+        return tensor
+
+    def smallest(self, value: int, /) -> int:
+        return self._reduce(value, dist.ReduceOp.MIN)
+
+    def largest(self, value: int, /) -> int:
+        return self._reduce(value, dist.ReduceOp.MAX)
+
+    def _reduce(self, value: int, operation: dist.ReduceOp.RedOpType) -> int:
+        tensor = torch.tensor([value], dtype=torch.int64, device=self._device)
+        dist.all_reduce(tensor, op=operation)
+        return int(tensor.item())
+
+
+def join_ranks(rank: int, size: int, run_dir: Path, device: torch.device) -> Ranks:
+    """Meet the other ranks; raises RuntimeError if they do not come within 30 s."""
+    if size == 1:
+        return Solo()
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["NCCL_SOCKET_IFNAME"] = "lo"
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{run_dir / _RENDEZVOUS}",
+        rank=rank,
+        world_size=size,
+        timeout=_TIMEOUT,
+        device_id=device if device.type == "cuda" else None,
+    )
+    return DistributedRanks(rank, size, device)

@@ -1,0 +1,129 @@
+"""One rank's share of the engine: its weights, KV pool and request table, and the forward pass
+over a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from lightllm_kernels.workspace import Workspace
+from lightllm_server.config import ServerConfig
+from lightllm_server.engine.device import resolve_device, resolve_dtype, resolve_kv_dtype
+from lightllm_server.engine.forward_state import RequestTable, make_step_inputs, to_device
+from lightllm_server.engine.kv_pool import KVLayout, KVPool
+from lightllm_server.engine.limits import max_request_length
+from lightllm_server.engine.parallel import Ranks
+from lightllm_server.engine.prompt_logprobs import prompt_logits
+from lightllm_server.errors import ConfigError
+from lightllm_server.layers.parameter import WeightOptions
+from lightllm_server.models.checkpoint import read_checkpoint
+from lightllm_server.models.config import ModelConfig
+from lightllm_server.models.registry import load_model_class
+from lightllm_server.models.weights import load_weights
+from lightllm_server.router.step_plan import StepPlan
+from lightllm_server.status_page import Field, StatusRow
+
+__all__ = ["ModelShard"]
+
+
+class ModelShard:
+    """Made on every rank alike; not for use by two threads at once.
+
+    Raises ConfigError (ModelError for the model directory) for what cannot be loaded.
+    """
+
+    def __init__(
+        self, config: ServerConfig, model_config: ModelConfig, ranks: Ranks, row: StatusRow
+    ) -> None:
+        self.model_config = model_config
+        self.ranks = ranks
+        self._row = row
+        engine = config.engine
+        self.device = resolve_device(engine, ranks.rank)
+        self.dtype = resolve_dtype(engine, model_config, self.device)
+        kv_dtype, self.kv_dtype_reason = resolve_kv_dtype(
+            engine, model_config, self.device, self.dtype
+        )
+        if engine.weight_dtype == "int8" and self.device.type != "cpu":
+            raise ConfigError("--weight-dtype int8 is for --device cpu; allowed on CUDA: auto")
+        self.max_length = max_request_length(config, model_config)
+        self.num_rows = config.router.running_max_req_size
+        self.layout = KVLayout(
+            num_layers=model_config.num_layers,
+            num_kv_heads=max(1, model_config.num_kv_heads // ranks.size),
+            head_dim=model_config.head_dim,
+            dtype=kv_dtype,
+        )
+        checkpoint = read_checkpoint(engine.model_dir, model_config)
+        self._model = load_model_class(model_config.architecture)(
+            model_config,
+            max_length=self.max_length,
+            tp=ranks,
+            options=WeightOptions(
+                dtype=self.dtype, device=self.device, int8=engine.weight_dtype == "int8"
+            ),
+        )
+        self.weight_bytes = load_weights(self._model.loaders(), checkpoint, self._loaded)
+        self._workspace = Workspace(self.device)
+        self._table = RequestTable.make(self.num_rows, self.max_length, self.device)
+        # enough to run on padding, which is how the largest step is measured before the pool is
+        # sized
+        self._pool = KVPool(self.layout, 0, self.device)
+
+    @property
+    def num_slots(self) -> int:
+        return self._pool.num_slots
+
+    def make_pool(self, num_slots: int) -> None:
+        """Replace the pool; nothing cached survives. Raises ConfigError if memory does not hold
+        it.
+        """
+        self._pool = KVPool(self.layout, 0, self.device)
+        try:
+            self._pool = KVPool(self.layout, num_slots, self.device)
+        except RuntimeError as error:
+            size = num_slots * self.layout.bytes_per_token
+            raise ConfigError(
+                f"no memory for {num_slots} KV cache slots ({size / 2**30:.1f} GiB); set a smaller "
+                "--max-total-token-num or --mem-fraction"
+            ) from error
+
+    def forward(self, plan: StepPlan) -> torch.Tensor:
+        """Bring the request table up to the plan and run the layers: the residual stream [T, E]."""
+        inputs = make_step_inputs(plan, self._table, self._pool, self._workspace, self.dtype)
+        hidden: torch.Tensor = self._model.forward(
+            inputs.token_ids, inputs.attention, self._row.tick
+        )
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden: [N, E] rows of the residual stream -> [N, V] float32. A collective."""
+        logits: torch.Tensor = self._model.logits(hidden)
+        return logits
+
+    def prompt_logits(
+        self, hidden: torch.Tensor, plan: StepPlan
+    ) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """As `prompt_logprobs.prompt_logits`."""
+        return prompt_logits(hidden, plan, self.model_config.vocab_size, self.logits)
+
+    def sample_logits(self, hidden: torch.Tensor, plan: StepPlan) -> torch.Tensor:
+        """The logits to sample from, [N, V] float32; the head runs once per distinct token."""
+        distinct, inverse = np.unique(plan.sample_token_index, return_inverse=True)
+        rows = to_device(distinct.astype(np.int64), self.device)
+        logits = self.logits(hidden.index_select(0, rows))
+        if np.array_equal(inverse, np.arange(len(distinct))):
+            return logits
+        return logits.index_select(0, to_device(inverse.astype(np.int64), self.device))
+
+    def keep_ids(self, plan: StepPlan, ids: torch.Tensor) -> None:
+        """Feed the sampled ids [N] to the rows' next decode step."""
+        rows = to_device(plan.sample_rows.astype(np.int64), self.device)
+        self._table.last_ids.index_copy_(0, rows, ids)
+
+    def _loaded(self, share: float) -> None:
+        self._row[Field.LOADED_PERMILLE] = round(share * 1000)
+        self._row.tick()

@@ -1,0 +1,67 @@
+"""What a launched step leaves on the device, on its way to the host."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from lightllm_server.engine.prompt_logprobs import ChunkLogprobs
+from lightllm_server.engine.sampler import Sampled
+from lightllm_server.errors import EngineError
+from lightllm_server.router.step_plan import StepResult
+
+__all__ = ["StepOutput"]
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """sampled: None if the step samples nothing; prompts: chunk index → its logprobs."""
+
+    sampled: Sampled | None
+    prompts: dict[int, ChunkLogprobs]
+    _copied: torch.cuda.Event | None = field(default=None, init=False)
+
+    def start_copy(self) -> None:
+        """On CUDA, queue the copy to the host right behind the step, before later steps are
+        queued.
+        """
+        sampled = self.sampled
+        if sampled is None or not sampled.ids.is_cuda:
+            return
+        self.sampled = Sampled(
+            _to_host(sampled.ids),
+            _to_host(sampled.logprobs),
+            sampled.top_counts,
+            None if sampled.top_logprobs is None else _to_host(sampled.top_logprobs),
+            None if sampled.top_ids is None else _to_host(sampled.top_ids),
+        )
+        for chunk in self.prompts.values():
+            chunk.parts[:] = map(_to_host, chunk.parts)
+            chunk.tops[:] = [(_to_host(values), _to_host(ids)) for values, ids in chunk.tops]
+        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._copied.record()
+
+    def result(self) -> StepResult:
+        """Wait for the copy; raises EngineError if the model computed no number."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        prompts = {index: chunk.message() for index, chunk in self.prompts.items()}
+        if self.sampled is None:
+            return StepResult(token_ids=[], logprobs=[], prompt_logprobs=prompts)
+        logprobs = self.sampled.logprobs.tolist()
+        if any(map(math.isnan, logprobs)):
+            rows = [index for index, logprob in enumerate(logprobs) if math.isnan(logprob)]
+            raise EngineError(f"the model's logits are not numbers, at sampled rows {rows[:8]}")
+        return StepResult(
+            token_ids=self.sampled.ids.tolist(),
+            logprobs=logprobs,
+            tops=self.sampled.tops(),
+            prompt_logprobs=prompts,
+        )
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
