@@ -1,0 +1,80 @@
+"""uvicorn, started and stopped by us: no signal handlers of its own, drained in our order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Generator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from lightllm_server.api.http_protocol import MAX_HEADER_BYTES, HttpProtocol
+
+__all__ = ["HttpServer"]
+
+_BACKLOG = 2048
+_KEEP_ALIVE_S = 75
+_STEP_S = 0.02
+
+
+class _Uvicorn(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        # SIGTERM begins a drain, which `drain.py` leads
+        yield
+
+
+class HttpServer:
+    """One listening socket and its connections."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        self._listener = listener
+        config = uvicorn.Config(
+            app,
+            http=HttpProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            backlog=_BACKLOG,
+        )
+        self._server = _Uvicorn(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serve in the background; returns once connections are accepted."""
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+            await asyncio.sleep(_STEP_S)
+
+    def stop_listening(self) -> None:
+        """Accept nothing more; connections that exist are served on."""
+        for server in self._server.servers:
+            server.close()
+        with contextlib.suppress(OSError):
+            # also for copies of the descriptor, or the kernel would still accept
+            self._listener.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def num_active(self) -> int:
+        """Requests under way."""
+        return len(self._server.server_state.tasks)
+
+    async def close(self, grace_s: float) -> None:
+        """Close idle connections at once and the others when they are done, after `grace_s` all."""
+        self._server.should_exit = True
+        assert self._task is not None, "not started"
+        _, pending = await asyncio.wait({self._task}, timeout=grace_s)
+        if pending:
+            self._server.force_exit = True
+            for connection in list(self._server.server_state.connections):
+                connection.transport.abort()
+            await asyncio.wait({self._task}, timeout=1.0)

@@ -1,0 +1,108 @@
+"""Server-sent events out, and the client's leaving noticed: at once, also while nothing is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
+
+from fastapi import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from lightllm_server.api.call import Call
+from lightllm_server.api.http_protocol import ABORT_CONNECTION
+from lightllm_server.errors import ServerError
+
+__all__ = ["ClientGone", "EventStream", "while_connected"]
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# uvicorn buffers 64 KiB per connection; a client that takes nothing for so long is dropped
+STALL_LIMIT_S = 20.0
+
+
+class ClientGone(Exception):  # noqa: N818
+    """Nobody is there to read an answer."""
+
+
+async def _disconnected(receive: Receive) -> None:
+    # the body has been read, so that whatever is not a disconnect is of no interest
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _finish(*tasks: asyncio.Future[None] | asyncio.Future[T]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, cancelled with ClientGone as soon as the client leaves."""
+    gone = asyncio.ensure_future(_disconnected(request.receive))
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        await _finish(gone, task)
+
+
+class EventStream(Response):
+    """Sends `chunks` as they come. An error before the first one is an ordinary error answer.
+
+    `error_event` makes the last event of a stream that fails later. However it ends, `call` is
+    left.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        chunks: AsyncGenerator[bytes, None],
+        error_event: Callable[[ServerError], bytes],
+        *,
+        stall_limit_s: float = STALL_LIMIT_S,
+    ) -> None:
+        super().__init__(media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        del self.headers["content-length"]
+        self._call = call
+        self._chunks = chunks
+        self._error_event = error_event
+        self._stall_limit_s = stall_limit_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_disconnected(receive))
+        sending = asyncio.ensure_future(self._send_all(scope, send))
+        try:
+            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            self._call.leave()
+            await _finish(gone, sending)
+            await self._chunks.aclose()
+
+    async def _send_all(self, scope: Scope, send: Send) -> None:
+        chunk = await anext(self._chunks, b"")
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            while chunk:
+                await self._send(send, chunk, more=True)
+                try:
+                    chunk = await anext(self._chunks, b"")
+                except ServerError as error:
+                    await self._send(send, self._error_event(error), more=True)
+                    break
+            await self._send(send, b"", more=False)
+        except TimeoutError:
+            logger.warning("a client read nothing for %g s: dropped", self._stall_limit_s)
+            scope["extensions"][ABORT_CONNECTION]()
+
+    async def _send(self, send: Send, body: bytes, *, more: bool) -> None:
+        async with asyncio.timeout(self._stall_limit_s):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
