@@ -54,7 +54,7 @@ def _parse_entry(block: str) -> Entry:
 
 
 def vary(question: str, rng: random.Random) -> str:
-    """The question as a hurried person may type it: other case, no mark, a greeting, a thank-you."""
+    """The question as a hurried person may type it: case, mark, greeting, thanks."""
     roll = rng.random()
     if roll < 0.15:
         question = question.lower()
