@@ -36,7 +36,14 @@ _FIXED_BYTES = int(2.3 * 2**30)
 _WEIGHT_MARGIN = 0.07
 # the longest request that memory is reckoned for, the server's own default bound
 _RECKONED_LENGTH = 16384
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+# as in tokenizer.py, which cannot be imported here without `tokenizers`
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "tiktoken.model",
+    "vocab.json",
+)
 
 
 @dataclass(frozen=True, slots=True)

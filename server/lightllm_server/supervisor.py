@@ -12,9 +12,10 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 from lightllm_server import processes
 from lightllm_server.child_environment import child_environment
@@ -107,19 +108,20 @@ class Supervisor:
         self,
         config: ServerConfig,
         listeners: Sequence[socket.socket],
+        run: RunDirectory,
         signals: _Signals,
         *,
         entry: Sequence[str] = processes.ENTRY,
     ) -> None:
-        """Takes the listeners over. Raises ConfigError if the run directory cannot be made."""
+        """Starts all processes; takes the listeners over. Raises OSError if it cannot fork."""
         self._config = config
+        self._run = run
         self._signals = signals
         self._url = base_url(listeners[0])
-        ids = processes.process_ids(config)
-        self._run = RunDirectory(config, ["supervisor", *(who.name for who in ids)])
-        self._row = self._run.page["supervisor"]
+        self._row = run.page["supervisor"]
         self._row[Field.PID] = os.getpid()
         self._row.beat()
+        ids = processes.process_ids(config)
         self._children = {who.name: self._spawn(who, listeners, entry) for who in ids}
         # the api's alone now: when it dies, connections are refused and not left waiting
         for listener in listeners:
@@ -148,7 +150,6 @@ class Supervisor:
             return self._watch()
         finally:
             self._end_all()
-            self._run.close()
 
     def _watch(self) -> int:
         while True:
@@ -274,6 +275,17 @@ class Supervisor:
             self._signals.wait(min(left, _POLL_S))
 
 
+def _prepare_tokenizer(config: ServerConfig, run: RunDirectory) -> None:
+    """Convert an older tokenizer's files, once for api, detok and workers; raises ModelError."""
+    model_dir = Path(config.engine.model_dir)
+    if (model_dir / "tokenizer.json").is_file():
+        return
+    from lightllm_server.tokenizer import prepare_tokenizer
+
+    logger.info("converting the tokenizer of %s", model_dir)
+    prepare_tokenizer(model_dir, run.path)
+
+
 def serve(config: ServerConfig, *, entry: Sequence[str] = processes.ENTRY) -> int:
     """Run the server until it is stopped; returns its exit code.
 
@@ -282,12 +294,12 @@ def serve(config: ServerConfig, *, entry: Sequence[str] = processes.ENTRY) -> in
     configure_logging(config.log, "supervisor")
     signals = _Signals()
     preflight(config)
-    listeners = bind_listeners(config.http)
-    try:
-        supervisor = Supervisor(config, listeners, signals, entry=entry)
-    finally:
+    with ExitStack() as cleanup:
+        listeners = bind_listeners(config.http)
         for listener in listeners:
-            listener.close()
-    code = supervisor.run()
-    sys.stderr.flush()
-    return code
+            cleanup.callback(listener.close)
+        rows = ["supervisor", *(who.name for who in processes.process_ids(config))]
+        run = RunDirectory(config, rows)
+        cleanup.callback(run.close)
+        _prepare_tokenizer(config, run)
+        return Supervisor(config, listeners, run, signals, entry=entry).run()
