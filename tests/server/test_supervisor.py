@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from server_process import ServerProcess, free_port, wait_until
 from stub_roles import COMMAND
 from tiny_llama import tiny_llama

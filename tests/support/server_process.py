@@ -1,4 +1,4 @@
-"""Runs the real server in a test: start on a free port, wait, find its processes, stop, clean up."""
+"""Runs the real server in a test: start, wait, find its processes, stop, clean up."""
 
 from __future__ import annotations
 
