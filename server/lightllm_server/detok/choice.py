@@ -22,7 +22,7 @@ class ChoiceStream:
     """Turns the tokens of one choice into its pieces of text.
 
     With `every_token`, a token goes out when all of its text may; otherwise text goes out by the
-    character and tokens are only counted.
+    character, with the tokens since the last piece.
     """
 
     def __init__(self, texts: TokenTexts, opened: Opened) -> None:
@@ -85,13 +85,9 @@ class ChoiceStream:
         self, token: SampledToken, text: str, end: int
     ) -> tuple[str, list[SampledToken], tuple[str, ...]]:
         """Hold the token; let out the text before character `end`, tokens and their texts."""
-        if not self._every_token:
-            held = self._held_text + text
-            size = end - self._num_out
-            self._num_out = end
-            self._held_text = held[size:]
-            return held[:size], [], ()
         self._held_tokens.append((token, text))
+        if not self._every_token:
+            return self._release_text(text, end)
         tokens: list[SampledToken] = []
         texts: list[str] = []
         for held_token, held_text in self._held_tokens:
@@ -103,6 +99,20 @@ class ChoiceStream:
             self._num_out += len(texts[-1])
         del self._held_tokens[: len(tokens)]
         return "".join(texts), tokens, tuple(texts)
+
+    def _release_text(
+        self, text: str, end: int
+    ) -> tuple[str, list[SampledToken], tuple[str, ...]]:
+        held = self._held_text + text
+        size = end - self._num_out
+        if not size and not self.finished:
+            self._held_text = held
+            return "", [], ()
+        self._held_text = held[size:]
+        self._num_out = end
+        tokens = [token for token, _ in self._held_tokens]
+        self._held_tokens.clear()
+        return held[:size], tokens, ()
 
     def _tops(self, tokens: list[SampledToken]) -> tuple[tuple[TopLogprob, ...], ...]:
         if not any(token.tops for token in tokens):

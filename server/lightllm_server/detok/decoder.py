@@ -141,6 +141,8 @@ class TokenTexts:
         self.rules = _rules(tokenizer)
         added = tokenizer.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        # the tokenizer itself may return them with a normalizer's "▁" in front
+        self._added = {token_id: token.content for token_id, token in added.items()}
         self._pieces: dict[int, bytes | None] = {}
 
     def piece(self, token_id: int) -> bytes | None:
@@ -157,7 +159,7 @@ class TokenTexts:
 
     def _make(self, token_id: int, *, first: bool) -> bytes | None:
         assert self.rules is not None, "pieces of a tokenizer that has no rules"
-        token = self.tokenizer.id_to_token(token_id)
+        token = self._added.get(token_id) or self.tokenizer.id_to_token(token_id)
         return None if token is None else self.rules.to_bytes(token, first=first)
 
     def text(self, token_id: int) -> str:
