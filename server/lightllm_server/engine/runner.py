@@ -127,7 +127,7 @@ class ModelRunner:
             batch_max_tokens=self._batch_max_tokens,
             kv_bytes_per_token=shard.layout.bytes_per_token,
             weight_bytes=shard.weight_bytes,
-            versions={"python": platform.python_version(), "torch": torch.__version__},
+            versions={"python": platform.python_version(), "torch": str(torch.__version__)},
         )
 
     def close(self) -> None:
