@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from lightllm_server.api import chat, generate, probes
+from lightllm_server.api import chat, completions, generate, info, models, probes, tokens
 from lightllm_server.api.auth import ApiKeys, Authentication
 from lightllm_server.api.guard import Guard
 from lightllm_server.api.openapi import install_openapi
@@ -19,7 +19,7 @@ __all__ = ["main_app", "metrics_app", "routes_app"]
 def routes_app(service: Service) -> FastAPI:
     """All routes, without the middlewares around them."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url="/openapi.json")
-    for module in (generate, chat, probes):
+    for module in (generate, completions, chat, models, tokens, info, probes):
         app.include_router(module.router)
     app.state.service = service
     install_error_handlers(app)

@@ -41,7 +41,7 @@ class StreamOptions(Schema):
 class OpenAiSampling(Schema):
     """What `/v1/completions` and `/v1/chat/completions` share."""
 
-    model: Label
+    model: Label | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: TopP | None = None
     n: Samples | None = None

@@ -59,8 +59,14 @@ def run(
         keys = ApiKeys.from_file(Path(config.http.api_key_file))
     tokenizer = load_tokenizer(Path(config.engine.model_dir), run_dir)
     _raise_file_limit()
+    _quiet_uvicorn()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_ApiProcess(config, run_dir, page, tokenizer).serve(sockets, keys))
+
+
+def _quiet_uvicorn() -> None:
+    # it reports its own start and end, and what clients send; failures of ours are errors
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
 
 def _raise_file_limit() -> None:

@@ -11,7 +11,7 @@ from lightllm_server.api.tokenize import TokenizePool
 from lightllm_server.errors import RequestError
 from lightllm_server.messages import ChatMessage
 
-__all__ = ["encode_chat", "encode_prompts", "split_prompts"]
+__all__ = ["PromptValue", "check_ids", "encode_chat", "encode_prompts", "split_prompts"]
 
 PromptValue = str | list[int]
 
@@ -73,7 +73,17 @@ def _check_size(prompt: PromptValue, limits: Limits, field: str) -> None:
         _check_bytes(len(prompt), limits, field)
         return
     _check_length(prompt, limits, field)
-    worst = max(prompt)
+    check_ids(prompt, limits, field)
+
+
+def check_ids(token_ids: list[int], limits: Limits, field: str) -> None:
+    """Raises RequestError where one is outside the vocabulary, or there are too many."""
+    if len(token_ids) > limits.max_req_total_len:
+        raise RequestError(
+            f"{field}: got {len(token_ids)} tokens, must be at most {limits.max_req_total_len}",
+            field=field,
+        )
+    worst = max(token_ids, default=0)
     if worst >= limits.vocab_size:
         raise RequestError(
             f"{field}: token id {worst} is outside the vocabulary, "

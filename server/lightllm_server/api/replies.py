@@ -12,11 +12,18 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from lightllm_server.errors import EngineError, OverloadedError, RequestError, ServerError
 
-__all__ = ["JsonResponse", "error_body", "error_response", "install_error_handlers"]
+__all__ = [
+    "ClientGoneError",
+    "JsonResponse",
+    "error_body",
+    "error_response",
+    "install_error_handlers",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +33,10 @@ _TYPES = {
     429: "rate_limit_error",
     503: "service_unavailable_error",
 }
+
+
+class ClientGoneError(Exception):
+    """Nobody is there to read an answer."""
 
 
 class JsonResponse(Response):
@@ -88,7 +99,14 @@ def _on_any_error(request: Request, error: Exception) -> Response:
     return error_response(ServerError("internal error"))
 
 
+def _on_client_gone(request: Request, error: Exception) -> Response:
+    # nobody reads it; uvicorn drops it
+    return Response(status_code=499)
+
+
 def install_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(ClientGoneError, _on_client_gone)
+    app.add_exception_handler(ClientDisconnect, _on_client_gone)
     app.add_exception_handler(ServerError, _on_server_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_any_error)

@@ -105,8 +105,9 @@ class Service:
         # the longest prompt in ids, and room for everything else
         return parse(schema, body, max_commas=2**18 + 2 * self.limits.max_req_total_len)
 
-    def check_model(self, name: str) -> None:
-        if name != self.model_name:
+    def check_model(self, name: str | None) -> None:
+        """Raises RequestError (404) where a name is given and it is another's."""
+        if name is not None and name != self.model_name:
             raise RequestError(
                 f"model: {name[:64]!a} is not served here, {self.model_name!a} is",
                 field="model",

@@ -13,19 +13,16 @@ from starlette.types import Receive, Scope, Send
 
 from lightllm_server.api.call import Call
 from lightllm_server.api.http_protocol import ABORT_CONNECTION
+from lightllm_server.api.replies import ClientGoneError
 from lightllm_server.errors import ServerError
 
-__all__ = ["ClientGone", "EventStream", "while_connected"]
+__all__ = ["EventStream", "while_connected"]
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # uvicorn buffers 64 KiB per connection; a client that takes nothing for so long is dropped
 STALL_LIMIT_S = 20.0
-
-
-class ClientGone(Exception):  # noqa: N818
-    """Nobody is there to read an answer."""
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -41,13 +38,13 @@ async def _finish(*tasks: asyncio.Future[None] | asyncio.Future[T]) -> None:
 
 
 async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, cancelled with ClientGone as soon as the client leaves."""
+    """The result of `work`, cancelled with ClientGoneError as soon as the client leaves."""
     gone = asyncio.ensure_future(_disconnected(request.receive))
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait({gone, task}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientGoneError
         return task.result()
     finally:
         await _finish(gone, task)
