@@ -119,11 +119,10 @@ class _Fake:
 
     def _advance(self, request: _Request) -> None:
         message, sampling = request.generate, request.generate.sampling
-        if bytes(FAIL_IDS) == bytes(i % 256 for i in message.prompt_ids[: len(FAIL_IDS)]):
-            if request.num_tokens == 2:
-                del self.running[message.request_id]
-                self._end(request, "failed", "the fake failed on purpose")
-                return
+        if message.prompt_ids[: len(FAIL_IDS)] == FAIL_IDS and request.num_tokens == 2:
+            del self.running[message.request_id]
+            self._end(request, "failed", "the fake failed on purpose")
+            return
         token = message.prompt_ids[request.num_tokens % len(message.prompt_ids)]
         request.num_tokens += 1
         stop = token in sampling.stop_token_ids

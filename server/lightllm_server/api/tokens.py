@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `/detokenize`: the model's tokenizer for clients, as vLLM names the fields."""
+"""`POST /tokenize` and `/detokenize`: the model's tokenizer; fields are named as vLLM's."""
 
 from __future__ import annotations
 
