@@ -1,0 +1,101 @@
+"""Whether a set of requests will fit into the KV cache: the policies, pure arithmetic over arrays.
+
+`EfficientAdmission` is LightLLM's peak estimate (`Efficient Router`, lightllm 2023 `req_queue.py`)
+without its defects; `ConservativeAdmission` reserves the worst case. Not here: which requests are
+asked for (`scheduler.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from lightllm_server.router.prefix_cache import Node, PrefixCache
+from lightllm_server.router.row_table import BoolArray, IntArray
+
+__all__ = ["AdmissionPolicy", "ConservativeAdmission", "EfficientAdmission", "Occupancy", "policy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupancy:
+    """B rows that run or ask to, as if all of them ran. Cached prefixes that nobody holds count as
+    free.
+
+    num_slots: size of the KV cache. held: [B] tokens that only this row holds once it is prefilled.
+    nodes: [B] the shared prefix of each. out_lens: [B] tokens sampled so far, those in flight
+    included. limits: [B] most output tokens. exact: [B] whether the limit will be reached for
+    certain. prefill_steps: [B] steps until it is prefilled.
+    """
+
+    num_slots: int
+    held: IntArray
+    nodes: list[Node | None]
+    out_lens: IntArray
+    limits: IntArray
+    exact: BoolArray
+    prefill_steps: IntArray
+    tree: PrefixCache
+
+    def held_in(self, order: IntArray) -> IntArray:
+        """[B] tokens held per row in `order`; what several share counts for the first of them."""
+        nodes = self.nodes
+        shared = self.tree.shares([nodes[i] for i in order.tolist()])
+        held: IntArray = self.held[order] + np.array(shared, dtype=np.int64)
+        return held
+
+
+class AdmissionPolicy(Protocol):
+    """Decides how many waiting requests may join.
+
+    `fits` must be monotone: a set that fits still does with a row taken away.
+    """
+
+    def fits(self, rows: Occupancy) -> bool:
+        """Whether all of `rows` may run together."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EfficientAdmission:
+    """Admit while the estimated peak fits; preemption is the net under the estimate.
+
+    Without `ignore_eos`, a request is expected to have min(max_new_tokens, max(1.1 × out,
+    expected_new_tokens)) output tokens.
+    steps_in_flight: added to every remaining length, since a step is planned before the last one is
+    read.
+    """
+
+    expected_new_tokens: int = 1024
+    steps_in_flight: int = 1
+
+    def fits(self, rows: Occupancy) -> bool:
+        """Compare the highest of the moments when a row ends, the longest-running still there, with
+        the cache.
+
+        With rows sorted by remaining length b, longest first, and holding a: peak = max_i(b_i × i +
+        Σ_{j≤i} a_j).
+        """
+        guess = np.maximum((rows.out_lens * 1.1).astype(np.int64), self.expected_new_tokens)
+        total = np.where(rows.exact, rows.limits, np.minimum(rows.limits, guess))
+        remaining = total - rows.out_lens + self.steps_in_flight + rows.prefill_steps
+        order = np.argsort(-remaining, kind="stable")
+        counts = np.arange(1, len(order) + 1)
+        peak = (remaining[order] * counts + np.cumsum(rows.held_in(order))).max()
+        return bool(peak <= rows.num_slots)
+
+
+@dataclass(frozen=True, slots=True)
+class ConservativeAdmission:
+    """Admit what fits if every request uses all its max_new_tokens: preempts nothing, ever."""
+
+    def fits(self, rows: Occupancy) -> bool:
+        """Compare the sum of all worst cases with the cache."""
+        held = rows.held_in(np.arange(len(rows.held)))
+        return bool(held.sum() + (rows.limits - rows.out_lens).sum() <= rows.num_slots)
+
+
+def policy(name: Literal["efficient", "conservative"]) -> AdmissionPolicy:
+    """The policy of the command line's name."""
+    return EfficientAdmission() if name == "efficient" else ConservativeAdmission()

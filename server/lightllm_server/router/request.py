@@ -1,0 +1,165 @@
+"""A request inside the router, and its choices: what is known of each, and where it stands.
+
+Lives here: state of one request. Not here: what many requests share (`slot_ledger.py`, `queue.py`)
+and decisions (`scheduler.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lightllm_server.messages import Generate, Opened, PromptLogprobs
+from lightllm_server.router.prefix_cache import Node
+from lightllm_server.router.step_plan import Int32Array
+
+__all__ = ["Choice", "Request"]
+
+
+class Choice:
+    """One of the `n` continuations of a request.
+
+    row: row of the request table, -1 while it has none. node: the prefix that it shares through the
+    tree (None: not begun).
+    known: [prompt + output] ids known when the row began. known_outputs: how many of them are
+    output.
+    started: its `RowStart` was planned. private: its next chunks stay out of the tree, which has a
+    copy.
+    computed: positions that had their KV before a preemption threw it away.
+    ended: nothing more is to come, whatever is in flight.
+    """
+
+    __slots__ = (
+        "computed",
+        "ended",
+        "index",
+        "known",
+        "known_outputs",
+        "limit",
+        "node",
+        "output_ids",
+        "private",
+        "request",
+        "request_id",
+        "row",
+        "started",
+        "stop_ids",
+    )
+
+    def __init__(
+        self, request: Request, index: int, *, limit: int, stop_ids: frozenset[int]
+    ) -> None:
+        self.request = request
+        # copies of the request's, for the loop over all tokens of a step
+        self.request_id = request.request_id
+        self.limit = limit
+        self.stop_ids = stop_ids
+        self.index = index
+        self.output_ids: list[int] = []
+        self.computed = 0
+        self.ended = False
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the row, not the tokens."""
+        self.row = -1
+        self.node: Node | None = None
+        self.known: Int32Array = self.request.prompt
+        self.known_outputs = 0
+        self.started = False
+        self.private = False
+
+    def recall(self) -> None:
+        """Bring `known` up to date before a row begins: it is what will be prefilled."""
+        self.known_outputs = len(self.output_ids)
+        if self.output_ids:
+            outputs = np.array(self.output_ids, dtype=np.int32)
+            self.known = np.concatenate([self.request.prompt, outputs])
+
+    @property
+    def decoded(self) -> bool:
+        """A token sampled since the row began is known, so all its prefill steps are done."""
+        return len(self.output_ids) > self.known_outputs
+
+    def tokens(self, start: int, end: int) -> Int32Array:
+        """Ids of the positions start … end-1."""
+        if end <= len(self.known):
+            return self.known[start:end]
+        prompt_len = len(self.request.prompt)
+        head = self.known[start:prompt_len]
+        outputs = self.output_ids[max(0, start - prompt_len) : end - prompt_len]
+        return np.concatenate([head, np.array(outputs, dtype=np.int32)])
+
+
+class Request:
+    """order: place in the order of arrival. limit: output tokens of each choice at most.
+
+    resume_after: after a preemption, the last step that may still bring a token of it.
+    """
+
+    __slots__ = (
+        "cached_tokens",
+        "choices",
+        "limit",
+        "message",
+        "opened",
+        "order",
+        "preempted",
+        "prompt",
+        "prompt_logprobs",
+        "prompt_logprobs_due",
+        "request_id",
+        "resume_after",
+        "started_ns",
+    )
+
+    def __init__(
+        self,
+        message: Generate,
+        *,
+        order: int,
+        prompt: Int32Array,
+        limit: int,
+        stop_ids: frozenset[int],
+    ) -> None:
+        self.message = message
+        self.request_id = message.request_id
+        self.order = order
+        self.prompt = prompt
+        self.limit = limit
+        # without a token to sample, one row computes the prompt's logprobs for all
+        num_rows = message.sampling.n if limit else 1
+        self.choices = [Choice(self, i, limit=limit, stop_ids=stop_ids) for i in range(num_rows)]
+        self.opened = False
+        self.preempted = False
+        self.started_ns = 0
+        self.cached_tokens = 0
+        self.resume_after = -1
+        self.prompt_logprobs_due = message.sampling.prompt_logprobs is not None
+        self.prompt_logprobs: list[PromptLogprobs] = []
+
+    @property
+    def live(self) -> list[Choice]:
+        """The choices that are not over; the first of them prefills the prompt for all."""
+        return [choice for choice in self.choices if not choice.ended]
+
+    @property
+    def has_decoded(self) -> bool:
+        """It runs, and has got a token since it started."""
+        return any(choice.row >= 0 and choice.decoded for choice in self.choices)
+
+    def open(self) -> Opened:
+        """The request's first word to detok, with the prompt's logprobs if all of them came."""
+        self.opened = True
+        self.prompt_logprobs_due = False
+        message = self.message
+        logprobs = tuple(value for part in self.prompt_logprobs for value in part.logprobs)
+        tops = tuple(top for part in self.prompt_logprobs for top in part.tops)
+        complete = 0 < len(logprobs) == len(self.prompt)
+        self.prompt_logprobs = []
+        return Opened(
+            self.request_id,
+            message.prompt_ids,
+            message.sampling.n,
+            message.text,
+            PromptLogprobs(logprobs, tops) if complete else None,
+        )

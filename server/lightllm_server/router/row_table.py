@@ -1,0 +1,91 @@
+"""What the scheduler knows of each request-table row, as arrays, so that a step over 1000 rows
+costs microseconds.
+
+Lives here: the arrays and the free rows. Not here: slots changing hands (`slot_ledger.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightllm_server.router.request import Choice
+
+__all__ = ["RowTable"]
+
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class RowTable:
+    """R rows. A row is free, or belongs to one choice from its admission on.
+
+    slots: [R, M] slot of each position; only `path_lens[row]` … `lengths[row]`-1 are kept up to
+    date.
+    lengths: [R] positions that planned steps have written. path_lens: [R] those at the front that
+    the tree owns.
+    targets: [R] positions to be prefilled before the first sample. out_lens: [R] tokens sampled,
+    those in flight included.
+    limits: [R] most output tokens. exact: [R] whether the limit will be reached for certain
+    (ignore_eos).
+    active: [R] not free. decodable: [R] the next step may decode it.
+    """
+
+    def __init__(self, max_rows: int, max_len: int) -> None:
+        self.max_rows = max_rows
+        # touched page by page: address space, not memory
+        self.slots: npt.NDArray[np.int32] = np.empty((max_rows, max_len), dtype=np.int32)
+        self.lengths: IntArray = np.zeros(max_rows, dtype=np.int64)
+        self.path_lens: IntArray = np.zeros(max_rows, dtype=np.int64)
+        self.targets: IntArray = np.zeros(max_rows, dtype=np.int64)
+        self.out_lens: IntArray = np.zeros(max_rows, dtype=np.int64)
+        self.limits: IntArray = np.zeros(max_rows, dtype=np.int64)
+        self.exact: BoolArray = np.zeros(max_rows, dtype=np.bool_)
+        self.active: BoolArray = np.zeros(max_rows, dtype=np.bool_)
+        self.decodable: BoolArray = np.zeros(max_rows, dtype=np.bool_)
+        self.choices: npt.NDArray[Any] = np.full(max_rows, None, dtype=object)
+        self._free = list(range(max_rows - 1, -1, -1))
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    @property
+    def num_active(self) -> int:
+        return self.max_rows - len(self._free)
+
+    def take(self, choice: Choice) -> int:
+        """Give a free row to `choice`, with nothing written yet."""
+        row = self._free.pop()
+        self.choices[row] = choice
+        self.active[row] = True
+        self.lengths[row] = self.path_lens[row] = self.targets[row] = 0
+        self.out_lens[row] = len(choice.output_ids)
+        self.limits[row] = choice.limit
+        self.exact[row] = choice.request.message.sampling.ignore_eos
+        return row
+
+    def give_back(self, row: int) -> None:
+        """The row is free."""
+        self.choices[row] = None
+        self.active[row] = self.decodable[row] = False
+        self._free.append(row)
+
+    def write(self, row: int, slots: npt.NDArray[np.int32]) -> None:
+        """The next positions of `row` are written to `slots` [any length]."""
+        start = int(self.lengths[row])
+        self.slots[row, start : start + len(slots)] = slots
+        self.lengths[row] = start + len(slots)
+
+    def write_decoded(self, rows: npt.NDArray[np.int64], slots: npt.NDArray[np.int32]) -> None:
+        """One position more for each of `rows`, and one sample: rows, slots: [D]."""
+        self.slots[rows, self.lengths[rows]] = slots
+        self.lengths[rows] += 1
+        self.count_samples(rows)
+
+    def count_samples(self, rows: npt.NDArray[np.int64]) -> None:
+        """A sample of each of `rows` [any length] is planned; at the limit it was the last."""
+        self.out_lens[rows] += 1
+        self.decodable[rows] = self.out_lens[rows] < self.limits[rows]

@@ -1,0 +1,487 @@
+"""The scheduler: queue, admission, token budget, preemption; it makes `StepPlan`s and takes their
+results. No torch, no I/O.
+
+Every plan carries all decoding rows, one token each, and prefill chunks up to `max_batch_tokens`;
+decode rows that are more than that by themselves still all go, without prefill beside them. Prompts
+share the prefill budget evenly, what a short one leaves goes to the longer ones in order of
+arrival. Plans are made one ahead: a row whose end is known is not planned again, a row that turns
+out to have ended has one token too many, which is dropped.
+
+Progress: the oldest running request is preempted by nobody, a lone one always fits (checked when it
+is added), so it ends; then the next is the oldest.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lightllm_server.messages import Ended, Generate, Outcome, SampledToken, TokenBatch
+from lightllm_server.router.admission import AdmissionPolicy
+from lightllm_server.router.admission_scan import AdmissionScan
+from lightllm_server.router.events import Events
+from lightllm_server.router.kv_slots import KvSlots
+from lightllm_server.router.prefill_set import PrefillSet, waiting_siblings
+from lightllm_server.router.prefix_cache import Node, PrefixCache
+from lightllm_server.router.queue import WaitingQueue
+from lightllm_server.router.request import Choice, Request
+from lightllm_server.router.row_table import IntArray, RowTable
+from lightllm_server.router.scheduler_status import SchedulerStatus
+from lightllm_server.router.slot_ledger import SlotLedger
+from lightllm_server.router.step_builder import PlannedStep, StepBuilder
+from lightllm_server.router.step_plan import Int32Array, StepPlan, StepResult
+from lightllm_server.router.validation import find_fault
+
+__all__ = ["Scheduler", "SchedulerConfig"]
+
+logger = logging.getLogger(__name__)
+
+_NO_SLOTS: Int32Array = np.empty(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """num_slots: usable KV slots. max_rows: rows of the request table. max_batch_tokens: tokens per
+    step.
+
+    max_req_total_len: prompt and output of one request. max_queued_*: enforced by the api, here for
+    the record.
+    steps_ahead: plans that may be waiting for their result when another is made.
+    """
+
+    num_slots: int
+    max_rows: int
+    max_batch_tokens: int
+    max_req_total_len: int
+    eos_ids: frozenset[int]
+    vocab_size: int
+    max_queued_requests: int
+    max_queued_tokens: int
+    steps_ahead: int = 1
+
+
+class Scheduler(SchedulerStatus):
+    """Owned by one thread. User input never raises; an AssertionError is a bug."""
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        policy: AdmissionPolicy,
+        *,
+        prefix_cache: PrefixCache | None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self.config = config
+        self._clock = clock
+        self._rows = RowTable(config.max_rows, config.max_req_total_len)
+        super().__init__(
+            WaitingQueue(), SlotLedger(KvSlots(config.num_slots), self._rows, prefix_cache)
+        )
+        self._prefill = PrefillSet(self._rows)
+        self._scan = AdmissionScan(
+            self._queue, self._ledger, policy, max_batch_tokens=config.max_batch_tokens
+        )
+        # all requests that have not ended, waiting or running
+        self._requests: dict[int, Request] = {}
+        # requests of a failed step, until a step of their own has succeeded
+        self._suspects: list[Request] = []
+        self._in_flight: deque[PlannedStep] = deque()
+        self._due = Events()
+        self._next_step = 0
+
+    # ------------------------------------------------------------ messages in
+
+    def add(self, message: Generate) -> None:
+        """Queue a request; a bad one ends as "failed", naming field, value and bound."""
+        if message.request_id in self._requests:
+            logger.warning("request id %s is in use already; message ignored", message.request_id)
+            self.ignored_total += 1
+            return
+        config, sampling = self.config, message.sampling
+        prompt = np.array(message.prompt_ids, dtype=np.int64)
+        fault = find_fault(
+            message,
+            prompt,
+            max_len=config.max_req_total_len,
+            num_slots=config.num_slots,
+            max_rows=config.max_rows,
+            vocab_size=config.vocab_size,
+        )
+        eos_ids = frozenset() if sampling.ignore_eos else config.eos_ids
+        request = Request(
+            message,
+            order=self.accepted_total,
+            prompt=prompt.astype(np.int32),
+            limit=max(0, min(sampling.max_new_tokens, config.max_req_total_len - len(prompt))),
+            stop_ids=eos_ids.union(sampling.stop_token_ids),
+        )
+        self.accepted_total += 1
+        self._requests[request.request_id] = request
+        self._queue.append(request)
+        if fault:
+            self._end(request, "failed", self._due, error=fault)
+        else:
+            # an empty queue has no head that could have been refused
+            self._scan.open |= len(self._queue) == 1
+
+    def abort(self, request_id: int) -> None:
+        """End a request, waiting or running, and free all it holds."""
+        request = self._requests.get(request_id)
+        if request is None:
+            self.unknown_aborts_total += 1
+            return
+        self._end(request, "aborted", self._due)
+
+    def stop_choice(self, request_id: int, choice: int) -> None:
+        """A stop string ended this choice: it is over, whatever is in flight."""
+        request = self._requests.get(request_id)
+        known = request is not None and choice < len(request.choices)
+        stopped = request.choices[choice] if request is not None and known else None
+        # without a token there is no text that could have matched
+        if stopped is None or stopped.ended or not stopped.output_ids:
+            self.ignored_total += 1
+            return
+        self._end_choice(stopped, self._due)
+
+    def fail(self, request_ids: Iterable[int], error: str) -> None:
+        """End these requests as "failed"; `error` may be shown to the client."""
+        for request_id in request_ids:
+            if request := self._requests.get(request_id):
+                self._end(request, "failed", self._due, error=error, keep=False)
+
+    def abandon(self, plans: Sequence[StepPlan]) -> None:
+        """All steps in flight, oldest first, will have no result, because the first of them failed.
+
+        What they were to compute is forgotten, and their requests wait again. A request that was
+        alone in the failed step ends as "failed"; several run again one by one, to find the
+        culprit.
+        """
+        assert [step.plan.step for step in self._in_flight] == [plan.step for plan in plans]
+        steps = list(self._in_flight)
+        self._in_flight.clear()
+        if not steps:
+            return
+        purged = self._ledger.purge({step.plan.step for step in steps})
+        involved = {request for step in steps for request in step.requests}
+        suspects = sorted(steps[0].requests & set(self._requests.values()), key=_order)
+        for request in sorted(self._running.values(), key=_order, reverse=True):
+            built_on = any(self._ledger.tree.leads_through(c.node, purged) for c in request.live)
+            if built_on or request in involved:
+                self._requeue(request)
+        if len(suspects) == 1:
+            self._end(suspects[0], "failed", self._due, error="the model failed on this request")
+        else:
+            self._suspects = sorted({*self._suspects, *suspects}, key=_order)
+
+    # ------------------------------------------------------------ steps
+
+    def plan(self) -> StepPlan | None:
+        """The next step to launch; None if only a message or a result can bring work."""
+        if len(self._in_flight) > self.config.steps_ahead:
+            return None
+        alone = self._suspects[0] if self._suspects else None
+        decode_rows, preempted = self._room_for_decode(alone)
+        if alone is None:
+            # those preempted just now shall not come back at once
+            if not preempted:
+                self._admit(self.config.max_batch_tokens - len(decode_rows))
+        elif alone in self._queue:
+            self._admit_alone(alone)
+        chunks = self._choose_chunks(len(decode_rows), alone)
+        if not chunks and not len(decode_rows):
+            if self._in_flight or not self._prefill:
+                return None
+            chunks = self._free_for_prefill(alone)
+        step = self._build(chunks, decode_rows)
+        self._in_flight.append(step)
+        self._next_step += 1
+        return step.plan
+
+    def commit(self, plan: StepPlan, result: StepResult) -> TokenBatch:
+        """Take the result of the oldest step in flight; returns what it brings for detok."""
+        step = self._in_flight.popleft()
+        assert step.plan is plan, f"result of step {plan.step}, expected {step.plan.step}"
+        assert len(result.token_ids) == len(step.samples), (len(result.token_ids), plan.step)
+        for index, part in sorted(result.prompt_logprobs.items()):
+            request = step.chunks[index].request
+            if request.prompt_logprobs_due:
+                request.prompt_logprobs.append(part)
+        events = Events()
+        self._take_tokens(step.samples, result, events)
+        for request in step.scored:
+            if request.request_id in self._requests:
+                self._end(request, "finished", events)
+        if self._suspects:
+            # a step of its own has brought a token: not the culprit
+            self._suspects = [r for r in self._suspects if not r.has_decoded]
+        # preempted requests may have been waiting for this step's tokens
+        self._scan.open |= self._queue.num_preempted > 0
+        return events.batch()
+
+    def take_events(self) -> TokenBatch | None:
+        """What is due without a step: ends of refused, aborted, stopped, failed requests."""
+        if not self._due:
+            return None
+        due, self._due = self._due, Events()
+        return due.batch()
+
+    # ------------------------------------------------------------ checks
+
+    def check_invariants(self) -> None:
+        """Compare all books with each other.
+
+        Raises:
+            AssertionError: with the values that disagree.
+        """
+        self._ledger.check_invariants()
+        waiting = {request.request_id for request in self._queue}
+        assert not waiting & self._running.keys(), "a request both waits and runs"
+        assert waiting | self._running.keys() == self._requests.keys(), "a request got lost"
+        num_preempted = sum(request.preempted for request in self._queue)
+        assert num_preempted == self._queue.num_preempted, (num_preempted, self._queue)
+        num_tokens = sum(len(request.prompt) for request in self._queue)
+        assert num_tokens == self._queue.num_tokens, (num_tokens, self._queue.num_tokens)
+        live = [choice for request in self._running.values() for choice in request.live]
+        assert len(live) == self._rows.num_active, (len(live), self._rows.num_active)
+        assert all(choice.row >= 0 for choice in live), "a running choice has no row"
+        assert all(choice.row >= 0 for choice in self._prefill), "a prefill without a row"
+        decodable = set(np.flatnonzero(self._rows.decodable).tolist())
+        prefilling = {choice.row for choice in self._prefill}
+        assert not decodable & prefilling, (decodable, prefilling)
+
+    # ------------------------------------------------------------ room and admission
+
+    def _room_for_decode(self, alone: Request | None) -> tuple[IntArray, bool]:
+        """The rows to decode, a slot for each; whether any request was preempted for it."""
+        preempted = False
+        while True:
+            decode_rows = np.flatnonzero(self._rows.decodable)
+            if alone is not None:
+                decode_rows = decode_rows[np.isin(decode_rows, [c.row for c in alone.live])]
+            if len(decode_rows) <= self._ledger.num_available:
+                return decode_rows, preempted
+            self._preempt_youngest(alone)
+            preempted = True
+
+    def _free_for_prefill(self, alone: Request | None) -> list[tuple[Choice, int]]:
+        """Preempt until a prefill can go on that nothing else will make room for."""
+        while True:
+            self._preempt_youngest(alone)
+            if chunks := self._choose_chunks(0, alone):
+                return chunks
+
+    def _preempt_youngest(self, spared: Request | None) -> None:
+        """Make room; the oldest request, or the one spared, stays."""
+        others = sorted(self._running.values(), key=_order)[spared is None :]
+        victims = [request for request in others if request is not spared]
+        assert victims, "a lone request must fit: that was checked when it was added"
+        logger.info("request %s preempted: the KV cache is full", victims[-1].request_id)
+        self._requeue(victims[-1])
+        self.preempted_total += 1
+
+    def _requeue(self, request: Request) -> None:
+        """Back to the head of the queue; what is certain of its KV may stay as cache."""
+        del self._running[request.request_id]
+        for choice in request.live:
+            choice.computed = max(choice.computed, int(self._rows.lengths[choice.row]))
+            self._release(choice, keep=True)
+        request.preempted = True
+        request.resume_after = self._next_step - 1
+        self._queue.put_first(request)
+        self._scan.open = True
+
+    def _admit(self, budget: int) -> None:
+        oldest_step = self._in_flight[0].plan.step if self._in_flight else self._next_step
+        for request, node in self._scan.choose(budget, self._prefill.needs(), oldest_step):
+            self._start(request, node)
+
+    def _admit_alone(self, request: Request) -> None:
+        """Start a suspect, whatever has to give way for it; its tokens in flight are waited for."""
+        if self._in_flight and self._in_flight[0].plan.step <= request.resume_after:
+            return
+        while True:
+            node = self._scan.candidate(request)
+            enough_rows = len(request.live) <= self._rows.num_free
+            if not self._running or (enough_rows and self._scan.fits([(request, node)])):
+                self._start(request, node)
+                return
+            self._requeue(max(self._running.values(), key=_order))
+
+    def _start(self, request: Request, node: Node) -> None:
+        """Give rows to all live choices; the first prefills, the others wait for the prompt."""
+        self._queue.remove(request)
+        self._running[request.request_id] = request
+        request.preempted = False
+        request.prompt_logprobs = []
+        if not request.started_ns:
+            request.started_ns = self._clock()
+            request.cached_tokens = node.end
+            self.count_start(request, node.end)
+        lead, *siblings = request.live
+        for choice in (lead, *siblings):
+            choice.row = self._rows.take(choice)
+        self._ledger.begin(lead, node)
+        self._prefill.add(lead)
+        for choice in siblings:
+            self._ledger.reserve(choice)
+        if siblings and node.end == len(request.prompt):
+            self._share_prompt(lead)
+
+    def _choose_chunks(self, num_decode: int, alone: Request | None) -> list[tuple[Choice, int]]:
+        """Which rows prefill how many tokens beside the decode rows."""
+        room = min(self.config.max_batch_tokens, self._ledger.num_available) - num_decode
+        return self._prefill.split(room, alone)
+
+    def _share_prompt(self, lead: Choice) -> list[Choice]:
+        """The prompt is computed: its slots become the siblings' too."""
+        siblings = waiting_siblings(lead)
+        self._ledger.share(lead)
+        for choice in siblings:
+            assert lead.node is not None, "a prompt without a node"
+            self._ledger.begin(choice, lead.node)
+            if choice.output_ids:
+                self._prefill.add(choice)
+        return siblings
+
+    # ------------------------------------------------------------ the plan
+
+    def _build(self, chunks: list[tuple[Choice, int]], decode_rows: IntArray) -> PlannedStep:
+        """Hand out slots and lay the step out."""
+        table = self._rows
+        builder = StepBuilder(self._next_step, table)
+        num_prefill = sum(count for _, count in chunks)
+        slots = self._ledger.allocate(num_prefill + len(decode_rows))
+        at = 0
+        sampled: list[int] = []
+        for choice, count in chunks:
+            sampled += self._add_chunk(builder, choice, slots[at : at + count])
+            at += count
+        step = builder.build(decode_rows, slots)
+        table.write_decoded(decode_rows, slots[at:])
+        table.count_samples(_int64(sampled))
+        # chunks change what can be shared, and what is still to be prefilled
+        self._scan.open |= bool(chunks)
+        return step
+
+    def _add_chunk(self, builder: StepBuilder, choice: Choice, slots: Int32Array) -> list[int]:
+        """Plan the row's next tokens into `slots`; returns the rows sampled at their end."""
+        table, request = self._rows, choice.request
+        start = int(table.lengths[choice.row])
+        end = start + len(slots)
+        if not choice.started:
+            assert choice.node is not None, "a row starts without a node"
+            builder.start(choice, self._ledger.tree.path_slots(choice.node))
+        builder.chunk(choice, start, len(slots))
+        table.write(choice.row, slots)
+        self.recomputed_tokens_total += max(0, min(end, choice.computed) - start)
+        self._ledger.cache_chunk(choice, self._next_step)
+        siblings: list[Choice] = []
+        if end == len(request.prompt) and waiting_siblings(choice):
+            siblings = self._share_prompt(choice)
+        if end < len(choice.known):
+            return []
+        self._prefill.discard(choice)
+        if not choice.limit:
+            builder.score(request)
+            return []
+        for sibling in siblings:
+            builder.start(sibling, _NO_SLOTS)
+            builder.copy(choice, sibling, end)
+        sampled = [choice, *siblings]
+        for one in sampled:
+            builder.sample(one, end)
+        return [one.row for one in sampled]
+
+    # ------------------------------------------------------------ results and ends
+
+    def _take_tokens(self, samples: list[Choice], result: StepResult, events: Events) -> None:
+        """Append each token to its choice; runs once per generated token, so it is kept lean."""
+        tokens = events.tokens
+        tops = result.tops
+        for i, (choice, token, logprob) in enumerate(
+            zip(samples, result.token_ids, result.logprobs, strict=True)
+        ):
+            if choice.ended:
+                self.overrun_tokens_total += 1
+                continue
+            outputs = choice.output_ids
+            outputs.append(token)
+            if not choice.request.opened:
+                events.opened.append(choice.request.open())
+            top = tops.get(i, ()) if tops else ()
+            if token in choice.stop_ids:
+                one = SampledToken(
+                    choice.request_id, choice.index, token, logprob, "stop", True, top
+                )
+            elif len(outputs) >= choice.limit:
+                one = SampledToken(
+                    choice.request_id, choice.index, token, logprob, "length", False, top
+                )
+            else:
+                tokens.append(
+                    SampledToken(choice.request_id, choice.index, token, logprob, None, False, top)
+                )
+                continue
+            tokens.append(one)
+            self._end_choice(choice, events)
+        self.generated_tokens_total += len(tokens)
+
+    def _end_choice(self, choice: Choice, events: Events) -> None:
+        """Free what the choice holds; the last one ends the request."""
+        request = choice.request
+        if choice.row >= 0:
+            self._release(choice, keep=True)
+        choice.ended = True
+        self._scan.open = True
+        live = request.live
+        if not live:
+            self._end(request, "finished", events)
+        elif request.request_id in self._running and all(c.node is None for c in live):
+            # its siblings waited for the prompt that it was computing again
+            self._requeue(request)
+
+    def _end(
+        self,
+        request: Request,
+        outcome: Outcome,
+        events: Events,
+        *,
+        error: str = "",
+        keep: bool = True,
+    ) -> None:
+        """The one terminal word. `keep`: what it computed may stay as cache."""
+        if request.request_id in self._running:
+            del self._running[request.request_id]
+        else:
+            self._queue.remove(request)
+        for choice in request.live:
+            if choice.row >= 0:
+                self._release(choice, keep=keep)
+            choice.ended = True
+        del self._requests[request.request_id]
+        if request in self._suspects:
+            self._suspects.remove(request)
+        if not request.opened:
+            events.opened.append(request.open())
+        events.ended.append(
+            Ended(request.request_id, outcome, error, request.cached_tokens, request.started_ns)
+        )
+        self.count_end(request, outcome)
+        self._scan.open = True
+
+    def _release(self, choice: Choice, *, keep: bool) -> None:
+        self._prefill.discard(choice)
+        self._ledger.release(choice, keep=keep)
+
+
+def _order(request: Request) -> int:
+    return request.order
+
+
+def _int64(values: list[int]) -> IntArray:
+    return np.array(values, dtype=np.int64)
