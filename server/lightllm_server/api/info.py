@@ -22,7 +22,14 @@ async def info(request: Request) -> Response:
     """The engine as it resolved itself, and the limits of requests."""
     service = service_of(request)
     engine: dict[str, Any] = msgspec.to_builtins(service.engine.info)
-    return JsonResponse({"model": service.model_name, **engine, "limits": _limits(service)})
+    return JsonResponse(
+        {
+            "model": service.model_name,
+            "chat_template": service.has_chat,
+            **engine,
+            "limits": _limits(service),
+        }
+    )
 
 
 def _limits(service: Service) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from lightllm_server.api.service import Engine, Service
 from lightllm_server.api.tokenize import TokenizePool
 from lightllm_server.api.warm_up import wait_for_engine, warm_up
 from lightllm_server.channels import AsyncReceiver, AsyncSender, socket_path
+from lightllm_server.chat_template import load_chat_template
 from lightllm_server.config import ServerConfig
 from lightllm_server.errors import EXIT_SOFTWARE
 from lightllm_server.messages import (
@@ -113,6 +114,7 @@ class _ApiProcess:
             health=self._health,
             model_name=config.http.served_model_name
             or Path(config.engine.model_dir).resolve().name,
+            has_chat=load_chat_template(Path(config.engine.model_dir)) is not None,
         )
         self._stop = asyncio.Event()
 

@@ -71,6 +71,7 @@ class Service:
         metrics: Metrics,
         health: Health,
         model_name: str,
+        has_chat: bool,
     ) -> None:
         self.config = config
         self.page = page
@@ -81,6 +82,7 @@ class Service:
         self.metrics = metrics
         self.health = health
         self.model_name = model_name
+        self.has_chat = has_chat
         self.started_at = int(time.time())
         self._engine: Engine | None = None
         self._budget = BodyBudget(_BODIES_IN_MEMORY * config.http.max_body_bytes)
