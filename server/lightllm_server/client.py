@@ -71,7 +71,7 @@ class Client:
         timeout: float = _DEFAULT_TIMEOUT_S,
         api_key: str | None = None,
     ) -> None:
-        """timeout: seconds without a byte from the server. Raises ValueError for an unusable URL."""
+        """timeout: seconds of silence from the server. Raises ValueError for an unusable URL."""
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url: got {url!r}, must be http://HOST:PORT or https://HOST:PORT")
