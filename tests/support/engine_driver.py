@@ -45,7 +45,7 @@ class EngineDriver:
         num_slots: int | None = None,
         max_batch_tokens: int | None = None,
         prefix_cache: bool = True,
-        policy: str = "efficient",
+        policy: admission.AdmissionPolicy | None = None,
     ) -> None:
         self.runner = runner
         info = runner.info()
@@ -60,7 +60,7 @@ class EngineDriver:
                 max_queued_requests=1000,
                 max_queued_tokens=10**6,
             ),
-            admission.policy(policy),
+            policy or admission.EfficientAdmission(),
             prefix_cache=PrefixCache() if prefix_cache else None,
         )
         self._next_id = 1

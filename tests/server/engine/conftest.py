@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_driver import server_config
 
+from engine_driver import server_config
 from lightllm_server.engine.parallel import Solo
 from lightllm_server.engine.runner import ModelRunner
 from lightllm_server.models.config import ModelConfig

@@ -5,16 +5,18 @@ float32; tokens are compared as far as the margin of the two best logits exceeds
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from engine_driver import EngineDriver
-from llama_oracle import CASES, greedy, logits, write_oracle
 
+from engine_driver import EngineDriver
 from lightllm_server.engine.runner import ModelRunner
+from lightllm_server.router import admission
+from llama_oracle import CASES, greedy, logits, write_oracle
 
 MakeRunner = Callable[..., ModelRunner]
 # one per dialect; the others run with `whole`
@@ -71,16 +73,19 @@ def test_tokens_and_logprobs(tmp_path: Path, make_runner: MakeRunner, name: str)
 
 
 def test_preempted_and_resumed(tmp_path: Path, make_runner: MakeRunner) -> None:
-    oracle = write_oracle(tmp_path, CASES["12 heads, 4 KV heads"])
-    runner = make_runner(tmp_path)
+    case = dataclasses.replace(CASES["new dialect, GQA"], config={"eos_token_id": None})
+    oracle = write_oracle(tmp_path, case)
     prompts = prompts_of((20, 21, 22, 23))
-    # each fits alone, all of them together do not; without ignore_eos the estimate is optimistic
-    driver = EngineDriver(runner, num_slots=100, prefix_cache=False)
-    requests = [
-        driver.add(prompt, max_new_tokens=NUM_OUTPUTS, ignore_eos=True) for prompt in prompts
-    ]
-    driver.run()
-    check_greedy(oracle, prompts, [driver.ids(request) for request in requests])
+    # each fits alone, but not all of them, which a far too hopeful estimate admits
+    driver = EngineDriver(
+        make_runner(tmp_path),
+        num_slots=100,
+        prefix_cache=False,
+        policy=admission.EfficientAdmission(expected_new_tokens=1),
+    )
+    tokens = driver.generate(prompts, max_new_tokens=NUM_OUTPUTS, ignore_eos=False)
+    assert driver.scheduler.preempted_total > 0
+    check_greedy(oracle, prompts, tokens)
 
 
 def test_sampled_logprobs_are_of_the_raw_logits(tmp_path: Path, make_runner: MakeRunner) -> None:
