@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lightllm_server.api.http_protocol import MAX_HEADERS
+from lightllm_server.api.http_protocol import MAX_HEADER_BYTES, MAX_HEADERS
 from lightllm_server.api.replies import error_response
 from lightllm_server.errors import RequestError
 from lightllm_server.status_page import Field, StatusRow
@@ -35,14 +35,23 @@ class Guard:
 
         self._row.add(Field.IN_FLIGHT_HTTP)
         try:
-            if len(scope["headers"]) > MAX_HEADERS:
-                refused = RequestError(
-                    f"headers: got {len(scope['headers'])}, must be at most {MAX_HEADERS}",
-                    status=431,
-                    code="too_many_headers",
-                )
+            refused = _refusal(scope["headers"])
+            if refused is not None:
                 await error_response(refused)(scope, receive, send_closing)
             else:
                 await self._app(scope, receive, send_closing)
         finally:
             self._row.add(Field.IN_FLIGHT_HTTP, -1)
+
+
+def _refusal(headers: list[tuple[bytes, bytes]]) -> RequestError | None:
+    # h11 bounds what it buffers, which is not all of a header that comes in one piece
+    num_bytes = sum(len(name) + len(value) for name, value in headers)
+    if len(headers) <= MAX_HEADERS and num_bytes <= MAX_HEADER_BYTES:
+        return None
+    return RequestError(
+        f"headers: got {len(headers)} of {num_bytes} bytes, must be at most {MAX_HEADERS} "
+        f"of {MAX_HEADER_BYTES} bytes",
+        status=431,
+        code="headers_too_large",
+    )

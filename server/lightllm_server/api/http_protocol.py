@@ -16,6 +16,7 @@ ABORT_CONNECTION = "lightllm.abort_connection"
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 128
 _HEADERS_DEADLINE_S = 15.0
+_LINGER_S = 2.0
 
 
 class HttpProtocol(H11Protocol):
@@ -30,7 +31,7 @@ class HttpProtocol(H11Protocol):
             await app(scope, receive, send)
 
         self.app = with_abort
-        self._num_seen = 0
+        self._refused = False
         self._deadline = self.loop.call_later(_HEADERS_DEADLINE_S, self._check_headers)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -41,6 +42,10 @@ class HttpProtocol(H11Protocol):
         # uvicorn's keep-alive limit covers what comes after the first request, this the first
         if self.cycle is None and not self.transport.is_closing():
             self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if not self._refused:
+            super().data_received(data)
 
     def handle_events(self) -> None:
         super().handle_events()
@@ -80,4 +85,11 @@ class HttpProtocol(H11Protocol):
                 h11.EndOfMessage(),
             ):
                 self.transport.write(self.conn.send(event))
-        self.transport.close()
+        self._refused = True
+        self._linger()
+
+    def _linger(self) -> None:
+        # closing with unread bytes would reset the connection before its client reads the answer
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(_LINGER_S, self.transport.abort)
