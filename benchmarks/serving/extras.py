@@ -26,9 +26,10 @@ START_REPEATS = 3
 
 def null_model(demo_model: Path, threads: int) -> dict[str, float]:
     """Requests per second with no forward pass: HTTP, tokenizing, routing, detokenizing."""
+    prompt = "What is the Efficient Router?"
     body = {
         "model": "null",
-        "prompt": "What is the Efficient Router?",
+        "prompt": prompt,
         "max_tokens": NULL_OUTPUT_LEN,
         "ignore_eos": True,
     }
@@ -39,7 +40,7 @@ def null_model(demo_model: Path, threads: int) -> dict[str, float]:
         async def worker() -> None:
             for _ in pending:
                 if stream:
-                    await client.stream_completion(port, body["prompt"], NULL_OUTPUT_LEN, "null")
+                    await client.stream_completion(port, prompt, NULL_OUTPUT_LEN, "null")
                 else:
                     await client.post(port, "/v1/completions", body)
 

@@ -15,12 +15,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 VOCAB_SIZE = 32000
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>")
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 768,
     "intermediate_size": 2048,

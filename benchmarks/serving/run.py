@@ -21,16 +21,15 @@ import client
 import extras
 import report
 from measure import EngineResult, Round, ratios
-from peers import Peer, PeerError, candidates, choose, probe_requests
+from peers import Peer, PeerError, PeerSpec, candidates, choose, probe_requests
 from random_llama import VOCAB_SIZE, ensure_model
 from server import Server, ServerError
-from workload import CONCURRENCY, make_requests
+from workload import CONCURRENCY, Request, make_requests
 
 DEMO_MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 MODEL_NAME = "random-125m"
 # enough for 16 running requests and the prefix measurement, and small enough to leave memory alone
 KV_SLOTS = 32768
-INT8 = ("--weight-dtype", "int8")
 
 
 class Ours:
@@ -39,74 +38,83 @@ class Ours:
     def __init__(self, server: Server) -> None:
         self.server = server
 
-    def run(self, requests: list[Any]) -> Round:
+    def run(self, requests: list[Request]) -> Round:
         return client.run_round(self.server.port, requests, MODEL_NAME)
 
 
-def our_server(stack: contextlib.ExitStack, model_dir: Path, threads: int, *extra: str) -> Server:
-    options = ("--served-model-name", MODEL_NAME, "--max-total-token-num", str(KV_SLOTS), *extra)
-    return stack.enter_context(Server(model_dir, *options, threads=threads))
+Contestant = tuple[Ours | Peer, EngineResult]
 
 
-def our_result(server: Server, threads: int, *, quantised: bool) -> EngineResult:
-    return EngineResult(
+def start_ours(
+    stack: contextlib.ExitStack, model_dir: Path, threads: int, *, quantised: bool
+) -> Contestant:
+    """Our server on the random model, ended with `stack`."""
+    options = ["--served-model-name", MODEL_NAME, "--max-total-token-num", str(KV_SLOTS)]
+    if quantised:
+        options += ["--weight-dtype", "int8"]
+    server = stack.enter_context(Server(model_dir, *options, threads=threads))
+    result = EngineResult(
         name="lightllm-kubernetes" + (" int8 weights" if quantised else ""),
         ours=True,
         quantised=quantised,
         command=server.command,
         version=version("lightllm-kubernetes"),
-        dtype="auto" + (" + int8 weights" if quantised else ""),
+        dtype=server.dtype() + (" + int8 weights" if quantised else ""),
         threads=threads,
     )
+    return Ours(server), result
+
+
+def start_peer(stack: contextlib.ExitStack, spec: PeerSpec, threads: int) -> Contestant:
+    """A peer at the dtype that the probe chose, ended with `stack`."""
+    peer = Peer(spec, threads)
+    stack.callback(peer.close)
+    result = EngineResult(
+        name=spec.name,
+        ours=False,
+        quantised=spec.quantised,
+        command=peer.command,
+        version=peer.version,
+        dtype=spec.dtype,
+        threads=threads,
+    )
+    return peer, result
+
+
+def run_rounds(contestants: list[Contestant], requests: list[Request], num_rounds: int) -> None:
+    """A warm-up each, then every engine in turn, `num_rounds` times."""
+    for engine, _ in contestants:
+        engine.run(probe_requests(requests))
+    for number in range(1, num_rounds + 1):
+        for engine, result in contestants:
+            result.rounds.append(engine.run(requests))
+            speed = result.speeds[-1]
+            print(f"round {number}  {result.name:36} {speed:7.1f} tokens/s", flush=True)
 
 
 def measure_engines(
-    stack: contextlib.ExitStack, model_dir: Path, threads: int, num_rounds: int
+    model_dir: Path, threads: int, num_rounds: int
 ) -> tuple[list[EngineResult], dict[str, Any]]:
     """All engines in alternating rounds, then what is measured on our two running servers."""
     requests = make_requests(VOCAB_SIZE)
     chosen, probes = choose(candidates(model_dir), requests, threads)
     report.print_section("probe of each dtype, tokens/s (16 requests of 16 tokens)", probes)
-
-    engines: list[tuple[Ours | Peer, EngineResult]] = []
-    servers = []
-    for options in ((), INT8):
-        server = our_server(stack, model_dir, threads, *options)
-        servers.append(server)
-        engines.append((Ours(server), our_result(server, threads, quantised=bool(options))))
-    for spec in chosen:
-        peer = Peer(spec, threads)
-        stack.callback(peer.close)
-        result = EngineResult(
-            name=spec.name,
-            ours=False,
-            quantised=spec.quantised,
-            command=peer.command,
-            version=peer.version,
-            dtype=spec.dtype,
-            threads=threads,
-        )
-        engines.append((peer, result))
-
-    for engine, _ in engines:
-        engine.run(probe_requests(requests))
-    for number in range(num_rounds):
-        for engine, result in engines:
-            result.rounds.append(engine.run(requests))
-            print(
-                f"round {number + 1}  {result.name:36} {result.speeds[-1]:7.1f} tokens/s",
-                flush=True,
-            )
-
-    plain, int8 = servers
-    prompts = [request.prompt_ids for request in requests[: extras.LOGITS_PROMPTS]]
-    sections = {
-        "probes": probes,
-        "memory_mb": plain.memory_mb(),
-        "shared_prefix": extras.shared_prefix(plain, MODEL_NAME, VOCAB_SIZE),
-        "int8_weights_random_model": extras.compare_logits(plain, int8, prompts, MODEL_NAME),
-    }
-    return [result for _, result in engines], sections
+    with contextlib.ExitStack() as stack:
+        ours = [
+            start_ours(stack, model_dir, threads, quantised=quantised)
+            for quantised in (False, True)
+        ]
+        contestants = ours + [start_peer(stack, spec, threads) for spec in chosen]
+        run_rounds(contestants, requests, num_rounds)
+        plain, int8 = (engine.server for engine, _ in ours if isinstance(engine, Ours))
+        prompts = [request.prompt_ids for request in requests[: extras.LOGITS_PROMPTS]]
+        sections = {
+            "probes": probes,
+            "memory_mb": plain.memory_mb(),
+            "shared_prefix": extras.shared_prefix(plain, MODEL_NAME, VOCAB_SIZE),
+            "int8_weights_random_model": extras.compare_logits(plain, int8, prompts, MODEL_NAME),
+        }
+    return [result for _, result in contestants], sections
 
 
 def main() -> int:
@@ -122,8 +130,7 @@ def main() -> int:
             "null_model_requests_per_second": extras.null_model(DEMO_MODEL, threads),
             "int8_weights_demo_model": extras.demo_logits(DEMO_MODEL, threads),
         }
-        with contextlib.ExitStack() as stack:
-            results, more = measure_engines(stack, ensure_model(), threads, options.rounds)
+        results, more = measure_engines(ensure_model(), threads, options.rounds)
     except (PeerError, ServerError, client.ClientError, ImportError) as error:
         print(f"benchmark void: {error}", file=sys.stderr)
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -36,7 +37,9 @@ class Server:
 
     def __init__(self, model_dir: Path, *options: str, threads: int) -> None:
         self.port = free_port()
-        self.options = ("--model-dir", str(model_dir), "--host", HOST, *options)
+        # nothing else talks to it, so there is nothing to drain for
+        stop = ("--drain-delay", "0")
+        self.options = ("--model-dir", str(model_dir), "--host", HOST, *stop, *options)
         self.command = " ".join(["lightllm-server", *self.options, "--port", str(self.port)])
         self._log = tempfile.NamedTemporaryFile(prefix="bench-server-", suffix=".log")  # noqa: SIM115 - closed in __exit__
         binary = Path(sys.executable).with_name("lightllm-server")
@@ -84,6 +87,13 @@ class Server:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200
         return False
+
+    def dtype(self) -> str:
+        """What the server made of `--dtype auto`, as its `/info` says."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("GET", "/info")
+            return str(json.load(connection.getresponse())["dtype"])
 
     def log_tail(self) -> str:
         """The last lines that the server wrote."""
