@@ -20,14 +20,10 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lightllm_server.errors import ModelError
+from lightllm_server.tokenizer_config import read_tokenizer_config
 
 __all__ = ["ChatTemplate", "TemplateFailedError", "load_chat_template"]
 
-_CONFIG: Final = "tokenizer_config.json"
-_TEMPLATE_FILE: Final = "chat_template.jinja"
-_TOKEN_NAMES: Final = tuple(
-    f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
-)
 _SPARE_OUTPUT: Final = 64 * 1024
 
 
@@ -119,63 +115,12 @@ class ChatTemplate:
 
 
 def load_chat_template(model_dir: Path) -> ChatTemplate | None:
-    """The default template of a model directory, None if it has none; raises ModelError.
-
-    `chat_template.jinja` goes before the entry in `tokenizer_config.json`, as in transformers.
-    """
-    config = _read_config(model_dir / _CONFIG)
-    named = _read_config(model_dir / "special_tokens_map.json") | config
-    path = model_dir / _TEMPLATE_FILE
-    source: str | None
-    try:
-        source = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        path = model_dir / _CONFIG
-        source = _default_template(path, config.get("chat_template"))
-    except (OSError, ValueError) as error:
-        raise ModelError(path, f"cannot be read: {error}") from error
-    if source is None:
+    """The default template of a model directory, None if it has none; raises ModelError."""
+    config = read_tokenizer_config(model_dir)
+    if config.chat_template is None:
         return None
-    tokens = {name: _token_text(named.get(name)) for name in _TOKEN_NAMES}
     try:
-        return ChatTemplate(
-            source, {name: text for name, text in tokens.items() if text is not None}
-        )
+        return ChatTemplate(config.chat_template, config.special_tokens)
     except jinja2.TemplateError as error:
-        raise ModelError(path, f"the chat template is not valid jinja: {error}") from error
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(path, f"cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise ModelError(path, f"is a JSON {type(config).__name__}, not an object")
-    return config
-
-
-def _default_template(path: Path, entry: object) -> str | None:
-    """A template, or several of which one is named `default`."""
-    match entry:
-        case None | str():
-            return entry
-        case list():
-            for named in entry:
-                match named:
-                    case {"name": "default", "template": str(source)}:
-                        return source
-            return None
-    raise ModelError(path, f"chat_template is a {type(entry).__name__}, not text or a list")
-
-
-def _token_text(entry: object) -> str | None:
-    """A special token is written as text or as an object with `content`."""
-    match entry:
-        case str():
-            return entry
-        case {"content": str(content)}:
-            return content
-    return None
+        cause = f"the chat template is not valid jinja: {error}"
+        raise ModelError(config.template_path, cause) from error

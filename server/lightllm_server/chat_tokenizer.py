@@ -19,6 +19,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -56,6 +57,8 @@ class ChatTokenizer:
             [_stand_in(added[i], self._stand_ins[text]) for text, i in special.items()]
         )
         self._ids = {backend.token_to_id(self._stand_ins[text]): i for text, i in special.items()}
+        self._texts = {stand_in: text for text, stand_in in self._stand_ins.items()}
+        self._stand_in = re.compile(f"q{nonce}z[0-9]+q")
         # others that could match at the same place only keep it
         self._added = re.compile(_any_of({token.content for token in added.values()}))
         self._special = re.compile(_any_of(special))
@@ -79,10 +82,27 @@ class ChatTokenizer:
             text = text.replace(character, special)
         self._backend.encode_special_tokens = True
         try:
-            ids = self._backend.encode(text, add_special_tokens=False).ids
+            return self._encode_marked(text)
         finally:
             self._backend.encode_special_tokens = False
-        return [self._ids.get(token_id, token_id) for token_id in ids]
+
+    def _encode_marked(self, text: str) -> list[int]:
+        while True:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+            ids = [self._ids.get(token_id, token_id) for token_id in encoding.ids]
+            places = list(self._stand_in.finditer(text))
+            found = [i for i, token_id in enumerate(encoding.ids) if token_id in self._ids]
+            if len(found) >= len(places):
+                return ids
+            # a token looked for in normalized text is not one everywhere: there it is plain text
+            spans = [encoding.offsets[i] for i in found]
+            covered = {index for start, end in spans for index in range(start, end)}
+            unmatched = {place.start() for place in places} - covered
+            assert unmatched, "a stand-in was found and is not counted"
+            text = self._stand_in.sub(partial(self._plain_if, unmatched), text)
+
+    def _plain_if(self, starts: set[int], place: re.Match[str]) -> str:
+        return self._texts[place[0]] if place.start() in starts else place[0]
 
     def _hide(self, text: str, hidden: dict[str, str]) -> str:
         return self._special.sub(lambda match: hidden[match[0]], text) if hidden else text

@@ -12,18 +12,25 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from tokenizers import Tokenizer
 
 from lightllm_server.errors import ModelError
+from lightllm_server.tokenizer_config import read_tokenizer_config
 
 __all__ = ["TextTokenizer", "load_tokenizer", "prepare_tokenizer"]
 
 _FILE: Final = "tokenizer.json"
-# any of these lets transformers build a tokenizer
-_CONVERTIBLE: Final = ("tokenizer.model", "spiece.model", "tiktoken.model", "vocab.json")
+# what transformers can build a tokenizer of, and the packages that it needs for it
+_CONVERTIBLE: Final = {
+    "tokenizer.model": ("sentencepiece", "google.protobuf"),
+    "spiece.model": ("sentencepiece", "google.protobuf"),
+    "tiktoken.model": ("tiktoken",),
+    "vocab.json": (),
+}
 _CONVERT_LIMIT_S: Final = 120.0
 
 
@@ -61,6 +68,7 @@ def load_tokenizer(model_dir: Path, run_dir: Path | None = None) -> TextTokenize
     # set for training; they would cut or lengthen prompts
     backend.no_truncation()
     backend.no_padding()
+    _add_named_tokens(backend, model_dir)
     return TextTokenizer(backend, path)
 
 
@@ -72,8 +80,12 @@ def prepare_tokenizer(model_dir: Path, run_dir: Path) -> None:
     """
     if _find(model_dir, run_dir) is not None:
         return
-    if not any((model_dir / name).is_file() for name in _CONVERTIBLE):
+    source = next((name for name in _CONVERTIBLE if (model_dir / name).is_file()), None)
+    if source is None:
         raise _missing(model_dir)
+    for package in _CONVERTIBLE[source]:
+        if not _is_installed(package):
+            raise ModelError(model_dir / source, f"needs the package {package} to become a {_FILE}")
     target = run_dir / _FILE
     command = [sys.executable, "-m", "lightllm_server.tokenizer_convert"]
     try:
@@ -86,11 +98,27 @@ def prepare_tokenizer(model_dir: Path, run_dir: Path) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise ModelError(
-            model_dir, f"converting the tokenizer took more than {_CONVERT_LIMIT_S:g} s"
+            model_dir / source, f"converting the tokenizer took more than {_CONVERT_LIMIT_S:g} s"
         ) from error
     if done.returncode != 0 or not target.is_file():
         cause = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise ModelError(model_dir, f"the tokenizer cannot be converted to {_FILE}: {cause}")
+        raise ModelError(model_dir / source, f"cannot be converted to {_FILE}: {cause}")
+
+
+def _add_named_tokens(backend: Tokenizer, model_dir: Path) -> None:
+    """Make tokens special that only the config names (`eos_token`, …), as transformers does."""
+    named = read_tokenizer_config(model_dir).special_tokens.values()
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    missing = [text for text in named if text not in added]
+    # one that the vocabulary lacks would get an id that the model does not know
+    backend.add_special_tokens([text for text in missing if backend.token_to_id(text) is not None])
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _find(model_dir: Path, run_dir: Path | None) -> Path | None:
