@@ -110,7 +110,7 @@ def test_check_prints_errors_as_json_with_exit_code_78(capsys, tmp_path):
 def test_neither_command_line_nor_supervisor_imports_torch():
     code = (
         "import sys, lightllm_server.cli, lightllm_server.supervisor, lightllm_server.check;"
-        "bad = {'torch', 'transformers', 'triton', 'tokenizers', 'fastapi', 'numpy', 'yaml', 'zmq'};"
+        "bad = {'torch', 'transformers', 'triton', 'tokenizers', 'fastapi', 'numpy', 'zmq'};"
         "sys.exit(', '.join(bad & set(sys.modules)) or 0)"
     )
     outcome = subprocess.run(

@@ -57,6 +57,7 @@ class ServerProcess:
             env={**os.environ, **(environment or {})},
         )
         self._seen: dict[str, int] = {}
+        self._run_directory: str | None = None
         self._text = ""
 
     @property
@@ -76,7 +77,13 @@ class ServerProcess:
                 index = _option(words, "--index")
                 role = _option(words, "--role") or ""
                 self._seen[f"{role}-{index}" if index else role] = pid
+                self._run_directory = _option(words, "--run-dir")
         return {"supervisor": self.pid, **self._seen}
+
+    def run_directory(self) -> Path | None:
+        """None until a first child was seen."""
+        self.pids()
+        return Path(self._run_directory) if self._run_directory else None
 
     def survivors(self) -> list[str]:
         """Names of the processes that still run; a zombie does not."""

@@ -1,0 +1,81 @@
+"""No false alarm: long prefills on a model that is slowed to a fifth are work, not a hang."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+
+import pytest
+from server_process import ServerProcess
+from stream_clients import StreamClient
+from tiny_llama import tiny_llama
+
+from lightllm_server.run_directory import open_page
+from lightllm_server.status_page import Field
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+STOPPED_S, RUNNING_S = 0.08, 0.02
+PROMPT = "long " * 3000
+
+
+class Slowed(threading.Thread):
+    """Lets a process run a fifth of the time."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._pid = pid
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            os.kill(self._pid, signal.SIGSTOP)
+            time.sleep(STOPPED_S)
+            os.kill(self._pid, signal.SIGCONT)
+            self._over.wait(RUNNING_S)
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+@pytest.mark.parametrize("seconds", [30, pytest.param(120, marks=pytest.mark.whole)])
+def test_long_prefills_on_a_slow_model_are_no_hang(seconds):
+    # large enough that one prompt takes several seconds of slowed prefill
+    model = tiny_llama(
+        hidden_size=256, intermediate_size=1024, num_hidden_layers=8, max_position_embeddings=16384
+    )
+    options = ["--device", "cpu", "--max-total-token-num", "70000", "--drain-delay", "0"]
+    with (
+        tempfile.TemporaryDirectory(prefix="t-") as directory,
+        ServerProcess(model, *options, environment={"TMPDIR": directory}) as server,
+    ):
+        server.wait_ready(90)
+        page = open_page(server.run_directory())
+        slowed = Slowed(server.pids()["router"])
+        slowed.start()
+        clients: list[StreamClient] = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            live = [client for client in clients if client.ended is None]
+            # all prompts differ from the first character on: no help from the prefix cache
+            for number in range(len(clients), len(clients) + 4 - len(live)):
+                client = StreamClient(server.port, f"{number} {PROMPT}", 4)
+                client.start()
+                clients.append(client)
+            assert server.process.poll() is None, server.log
+            assert server.status("/readyz") == 200
+            assert server.status("/livez") == 200
+            time.sleep(0.25)
+        for client in clients:
+            client.join(120)
+        slowed.stop()
+        assert all('"finished": true' in c.last.replace('":t', '": t') for c in clients), [
+            client.last for client in clients
+        ]
+        # it was prefill that kept the router busy, the whole time
+        assert page["router"][Field.PROMPT_TOKENS] > 15000
+        assert server.stop() == 0
