@@ -9,12 +9,12 @@ import threading
 import time
 
 import pytest
-from server_process import ServerProcess
-from stream_clients import StreamClient
-from tiny_llama import tiny_llama
 
 from lightllm_server.run_directory import open_page
 from lightllm_server.status_page import Field
+from server_process import ServerProcess
+from stream_clients import StreamClient
+from tiny_llama import tiny_llama
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
