@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightllm_server.config import EngineConfig
 from lightllm_server.errors import ConfigError, ModelError
 from lightllm_server.models.checkpoint import read_checkpoint
 from lightllm_server.models.config import ModelConfig
+from lightllm_server.models.kv_support import int8_kv_support
 from lightllm_server.models.safetensors_header import TensorInfo
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Report",
     "check",
     "check_engine",
+    "check_kv_dtype",
     "check_tokenizer",
     "check_tp",
     "kv_bytes_per_token",
@@ -90,9 +93,11 @@ def kv_bytes_per_token(model: ModelConfig, *, int8: bool, tp: int = 1) -> int:
     return 2 * model.num_layers * heads * (model.head_dim * element + scale)
 
 
-def _int8_kv_reason(model: ModelConfig) -> str:
-    kind = "multi-head" if model.num_heads == model.num_kv_heads else "grouped-query"
-    return f"{kind} attention of the {model.family} family, one scale per token and head"
+def check_kv_dtype(model: ModelConfig, kv_dtype: str) -> None:
+    """Raise ConfigError with the reason if int8 is asked for and the model does not support it."""
+    supported, reason = int8_kv_support(model)
+    if kv_dtype == "int8" and not supported:
+        raise ConfigError(f"--kv-dtype int8: not supported: {reason}; allowed: auto, model")
 
 
 def _weights(model: ModelConfig, tensors: dict[str, TensorInfo]) -> tuple[int, int]:
@@ -111,6 +116,7 @@ def _memory_per_gpu(model: ModelConfig, weights: int, tp: int, *, int8: bool) ->
 
 def _model_facts(model: ModelConfig, gpus: int) -> dict[str, Any]:
     valid = valid_tp_sizes(model, gpus)
+    supported, reason = int8_kv_support(model)
     return {
         "family": model.family,
         "architecture": model.architecture,
@@ -129,8 +135,7 @@ def _model_facts(model: ModelConfig, gpus: int) -> dict[str, Any]:
             "model": kv_bytes_per_token(model, int8=False),
             "int8": kv_bytes_per_token(model, int8=True),
         },
-        # every family that is served has an int8 path; a later one without it says so here
-        "int8_kv": {"supported": True, "reason": _int8_kv_reason(model)},
+        "int8_kv": {"supported": supported, "reason": reason},
     }
 
 
@@ -160,15 +165,15 @@ def check(model_dir: str, *, gpus: int, tp: int | None = None, kv_dtype: str = "
     except ConfigError as error:
         return Report(facts, (str(error),))
     facts |= _model_facts(model, gpus)
-    if tp is not None:
+    for rule in (
+        partial(check_tp, model, 1 if tp is None else tp),
+        partial(check_kv_dtype, model, kv_dtype),
+        partial(check_tokenizer, directory),
+    ):
         try:
-            check_tp(model, tp)
+            rule()
         except ConfigError as error:
             errors.append(str(error))
-    try:
-        check_tokenizer(directory)
-    except ModelError as error:
-        errors.append(str(error))
     try:
         stored, loaded = _weights(model, read_checkpoint(directory, model))
     except ModelError as error:
@@ -186,6 +191,7 @@ def check_engine(config: EngineConfig) -> None:
     directory = Path(config.model_dir)
     model = ModelConfig.from_dir(directory)
     check_tp(model, config.tp)
+    check_kv_dtype(model, config.kv_dtype)
     check_tokenizer(directory)
     # the null model has no weights
     if not config.null_model:

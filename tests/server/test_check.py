@@ -90,7 +90,7 @@ def test_facts_are_those_of_the_model():
     # layers × (K and V) × heads × (width × element + scale)
     assert facts["kv_bytes_per_token"] == {"model": 2 * 2 * 2 * 16 * 2, "int8": 2 * 2 * 2 * 18}
     assert facts["int8_kv"]["supported"] is True
-    assert "grouped-query" in facts["int8_kv"]["reason"]
+    assert facts["int8_kv"]["reason"]
     # the file holds float32, and nothing else than the tensors and its header
     layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128 + 2 * 64
     elements = 261 * 64 + 2 * layer + 64
@@ -121,6 +121,16 @@ def test_an_impossible_tp_lists_the_valid_ones(model_dir):
     assert message.endswith("valid sizes: 1, 2, 4")
     with pytest.raises(ConfigError, match="valid sizes: 1, 2, 4"):
         check_engine(EngineConfig(model_dir=str(model_dir), tp=3))
+
+
+def test_int8_kv_of_a_model_that_cannot_is_an_error(model_dir, monkeypatch):
+    monkeypatch.setattr(checks, "int8_kv_support", lambda model: (False, "latent attention"))
+    (message,) = errors_of(model_dir, kv_dtype="int8")
+    assert message.startswith("--kv-dtype int8: ")
+    assert "latent attention" in message
+    assert errors_of(model_dir, kv_dtype="auto") == ()
+    with pytest.raises(ConfigError, match="latent attention"):
+        check_engine(EngineConfig(model_dir=str(model_dir), kv_dtype="int8"))
 
 
 def cut(path: Path) -> None:
