@@ -155,6 +155,9 @@ class Supervisor:
         while True:
             self._row.beat()
             self._reap()
+            # before a stop is looked at: who has just become ready may have clients already
+            if not self._progress.ready:
+                self._report_loading()
             if self._signals.stops and self._drain_until is None:
                 if not self._progress.ready:
                     logger.info("stopped before it was ready")
@@ -163,8 +166,6 @@ class Supervisor:
             code = self._judge()
             if code is not None:
                 return code
-            if not self._progress.ready:
-                self._report_loading()
             self._signals.wait(_POLL_S)
 
     def _report_loading(self) -> None:

@@ -38,7 +38,7 @@ async def drain(
     logger.info("draining: new requests are accepted for %g s more", delay_s)
     await asyncio.sleep(min(delay_s, limit_s))
     main = servers[0]
-    main.stop_listening()
+    await main.stop_listening()
     await _finished(main, in_flight, began + limit_s)
     if main.num_active or len(in_flight):
         logger.warning("drain time is over: ending %d requests", len(in_flight))
@@ -61,7 +61,6 @@ async def last_words(servers: list[HttpServer], in_flight: InFlight, problem: st
     in_flight.fail_all(
         RequestError("the engine failed, the request is lost", status=503, code="engine_failed")
     )
-    servers[0].stop_listening()
-    await asyncio.sleep(0)
+    await servers[0].stop_listening()
     for server in servers:
         await server.close(_LAST_WORDS_S)

@@ -26,6 +26,16 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
+def _accept_all(listener: socket.socket) -> list[socket.socket]:
+    accepted = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            accepted.append(connection)
+    return accepted
+
+
 class HttpServer:
     """One listening socket and its connections."""
 
@@ -55,13 +65,23 @@ class HttpServer:
                 self._task.result()
             await asyncio.sleep(_STEP_S)
 
-    def stop_listening(self) -> None:
+    async def stop_listening(self) -> None:
         """Accept nothing more; connections that exist are served on."""
+        listener = self._listener.dup()
+        listener.setblocking(False)
         for server in self._server.servers:
             server.close()
-        with contextlib.suppress(OSError):
-            # also for copies of the descriptor, or the kernel would still accept
-            self._listener.shutdown(socket.SHUT_RDWR)
+        # those that the kernel has accepted already would be reset
+        accepted = _accept_all(listener)
+        # also for copies of the descriptor, or the kernel would go on accepting
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        for connection in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> HttpProtocol:
+        server = self._server
+        return HttpProtocol(server.config, server.server_state, app_state={})
 
     @property
     def num_active(self) -> int:

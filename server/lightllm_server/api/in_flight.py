@@ -143,8 +143,10 @@ class InFlight:
         if flight is None:
             logger.warning("a word about unknown request %d was dropped", word.request_id)
             return None
-        if flight.mailbox is not None:
-            flight.mailbox.put(Item(flight.prompt_index, word))
+        mailbox = flight.mailbox
+        if mailbox is not None and not mailbox.put(Item(flight.prompt_index, word)):
+            mailbox.fail(RequestError("the client reads too slowly", status=503, code="too_slow"))
+            self.abandon(flight.request_id)
         return flight
 
     def fail_all(self, error: ServerError) -> None:

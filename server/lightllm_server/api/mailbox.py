@@ -19,22 +19,37 @@ class Item:
     word: PromptText | ChoiceText | Ended
 
 
+# tokens with their alternatives: about 10 MB
+_MAX_WEIGHT = 65_536
+
+
+def _weight(item: Item) -> int:
+    if isinstance(item.word, ChoiceText):
+        return 1 + len(item.word.token_ids) + sum(map(len, item.word.tops))
+    return 1
+
+
 class Mailbox:
-    """An unbounded queue that is emptied whole, so that a slow reader catches up in one write.
+    """A bounded queue that is emptied whole, so that a slow reader catches up in one write."""
 
-    What bounds it is `max_new_tokens` and the reader's stall limit (`stream.py`).
-    """
+    __slots__ = ("_error", "_items", "_max_weight", "_waiter", "_weight")
 
-    __slots__ = ("_error", "_items", "_waiter")
-
-    def __init__(self) -> None:
+    def __init__(self, *, max_weight: int = _MAX_WEIGHT) -> None:
         self._items: list[Item] = []
+        self._weight = 0
+        self._max_weight = max_weight
         self._waiter: asyncio.Future[None] | None = None
         self._error: ServerError | None = None
 
-    def put(self, item: Item) -> None:
+    def put(self, item: Item) -> bool:
+        """False where the reader has fallen so far behind that the item is dropped."""
+        weight = _weight(item)
+        if self._items and self._weight + weight > self._max_weight:
+            return False
+        self._weight += weight
         self._items.append(item)
         self._wake()
+        return True
 
     def fail(self, error: ServerError) -> None:
         """Make the reader raise `error` once it has taken what is already here."""
@@ -53,4 +68,5 @@ class Mailbox:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         items, self._items = self._items, []
+        self._weight = 0
         return items

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # uvicorn buffers 64 KiB per connection; a client that takes nothing for so long is dropped
-STALL_LIMIT_S = 20.0
+STALL_LIMIT_S = 15.0
 
 
 async def _disconnected(receive: Receive) -> None:
