@@ -16,7 +16,7 @@ from lightllm_server.config import EngineConfig
 from lightllm_server.errors import ConfigError, ModelError
 from lightllm_server.models.checkpoint import read_checkpoint
 from lightllm_server.models.config import ModelConfig
-from lightllm_server.models.kv_support import int8_kv_support
+from lightllm_server.models.kv_support import int8_kv_support, kv_bytes_per_token
 from lightllm_server.models.safetensors_header import TensorInfo
 
 __all__ = [
@@ -27,13 +27,11 @@ __all__ = [
     "check_kv_dtype",
     "check_tokenizer",
     "check_tp",
-    "kv_bytes_per_token",
     "valid_tp_sizes",
 ]
 
 MAX_TP = 64
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_SCALE_BYTES = 2
 # CUDA context, collective buffers and activations; weights are loaded with this much to spare
 _FIXED_BYTES = int(2.3 * 2**30)
 _WEIGHT_MARGIN = 0.07
@@ -85,14 +83,6 @@ def check_tp(model: ModelConfig, tp: int) -> None:
         )
 
 
-def kv_bytes_per_token(model: ModelConfig, *, int8: bool, tp: int = 1) -> int:
-    """Bytes that one token takes in the KV cache of one rank, all layers, scales included."""
-    heads = max(1, model.num_kv_heads // tp)
-    element = 1 if int8 else _DTYPE_BYTES[model.dtype]
-    scale = _SCALE_BYTES if int8 else 0
-    return 2 * model.num_layers * heads * (model.head_dim * element + scale)
-
-
 def check_kv_dtype(model: ModelConfig, kv_dtype: str) -> None:
     """Raise ConfigError with the reason if int8 is asked for and the model does not support it."""
     supported, reason = int8_kv_support(model)
@@ -110,7 +100,8 @@ def _weights(model: ModelConfig, tensors: dict[str, TensorInfo]) -> tuple[int, i
 def _memory_per_gpu(model: ModelConfig, weights: int, tp: int, *, int8: bool) -> int:
     """Bytes for weights, one longest request in the KV cache, and a fixed reserve."""
     tokens = min(model.max_length, _RECKONED_LENGTH)
-    kv = tokens * kv_bytes_per_token(model, int8=int8, tp=tp)
+    element_bytes = 1 if int8 else _DTYPE_BYTES[model.dtype]
+    kv = tokens * kv_bytes_per_token(model, element_bytes=element_bytes, tp=tp)
     return int(weights * (1 + _WEIGHT_MARGIN) / tp) + _FIXED_BYTES + kv
 
 
@@ -132,8 +123,8 @@ def _model_facts(model: ModelConfig, gpus: int) -> dict[str, Any]:
         "valid_tp": list(valid),
         "tp": valid[-1],
         "kv_bytes_per_token": {
-            "model": kv_bytes_per_token(model, int8=False),
-            "int8": kv_bytes_per_token(model, int8=True),
+            "model": kv_bytes_per_token(model, element_bytes=_DTYPE_BYTES[model.dtype]),
+            "int8": kv_bytes_per_token(model, element_bytes=1),
         },
         "int8_kv": {"supported": supported, "reason": reason},
     }
