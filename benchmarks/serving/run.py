@@ -24,7 +24,7 @@ from measure import EngineResult, Round, ratios
 from peers import Peer, PeerError, PeerSpec, candidates, choose, probe_requests
 from random_llama import VOCAB_SIZE, ensure_model
 from server import Server, ServerError
-from workload import CONCURRENCY, Request, make_requests
+from workload import CONCURRENCY, NUM_REQUESTS, Request, make_requests
 
 DEMO_MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 MODEL_NAME = "random-125m"
@@ -93,10 +93,10 @@ def run_rounds(contestants: list[Contestant], requests: list[Request], num_round
 
 
 def measure_engines(
-    model_dir: Path, threads: int, num_rounds: int
+    model_dir: Path, threads: int, num_rounds: int, num_requests: int
 ) -> tuple[list[EngineResult], dict[str, Any]]:
     """All engines in alternating rounds, then what is measured on our two running servers."""
-    requests = make_requests(VOCAB_SIZE)
+    requests = make_requests(VOCAB_SIZE, count=num_requests)
     chosen, probes = choose(candidates(model_dir), requests, threads)
     report.print_section("probe of each dtype, tokens/s (16 requests of 16 tokens)", probes)
     with contextlib.ExitStack() as stack:
@@ -121,7 +121,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here too")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default 3)")
+    parser.add_argument("--requests", type=int, default=NUM_REQUESTS, help="fewer to try it out")
     options = parser.parse_args()
+    if options.rounds < 1 or options.requests < CONCURRENCY:
+        parser.error(f"--rounds must be at least 1 and --requests at least {CONCURRENCY}")
     threads = len(os.sched_getaffinity(0))
     print(f"{report.cpu_name()}, {threads} threads, {CONCURRENCY} requests at a time", flush=True)
     try:
@@ -130,7 +133,7 @@ def main() -> int:
             "null_model_requests_per_second": extras.null_model(DEMO_MODEL, threads),
             "int8_weights_demo_model": extras.demo_logits(DEMO_MODEL, threads),
         }
-        results, more = measure_engines(ensure_model(), threads, options.rounds)
+        results, more = measure_engines(ensure_model(), threads, options.rounds, options.requests)
     except (PeerError, ServerError, client.ClientError, ImportError) as error:
         print(f"benchmark void: {error}", file=sys.stderr)
         return 1
