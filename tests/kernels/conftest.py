@@ -1,0 +1,45 @@
+"""Fixtures of the kernel tests: poisoned memory, one table of tolerances."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+# relative and absolute tolerance against the float32 reference, per dtype of the op
+TOLERANCES = {
+    torch.float32: (1e-5, 2e-6),
+    torch.bfloat16: (1.6e-2, 1e-2),
+    torch.float16: (2e-3, 1e-3),
+}
+
+
+@pytest.fixture(autouse=True)
+def _deterministic():
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_empty(monkeypatch):
+    """`torch.empty` hands out NaN (or a large integer), so that reading it before writing shows."""
+    real_empty, real_empty_like = torch.empty, torch.empty_like
+
+    def poison(tensor):
+        if tensor.is_floating_point():
+            return tensor.fill_(float("nan"))
+        return tensor if tensor.dtype == torch.bool else tensor.fill_(77)
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(real_empty(*a, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(real_empty_like(*a, **k)))
+
+
+@pytest.fixture
+def assert_close():
+    """Compare with the reference under the one table of tolerances."""
+
+    def check(actual, expected, dtype=None):
+        rtol, atol = TOLERANCES[dtype or actual.dtype]
+        torch.testing.assert_close(actual.float(), expected.float(), rtol=rtol, atol=atol)
+
+    return check

@@ -1,0 +1,113 @@
+"""Packed matrix products against float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lightllm_kernels.int8_linear import (
+    FbgemmInt8Linear,
+    OneDnnInt8Linear,
+    pack_int8_linear,
+    quantise_weight,
+)
+from lightllm_kernels.linear import OneDnnLinear, PlainLinear, pack_linear
+
+ROWS = (1, 7, 63, 123)
+ENGINES = torch.backends.quantized.supported_engines
+
+
+def int8_forms():
+    forms = [("fbgemm", FbgemmInt8Linear), ("onednn", OneDnnInt8Linear)]
+    return [pytest.param(form, id=name) for name, form in forms if name in ENGINES]
+
+
+def float_forms():
+    forms = [(PlainLinear, torch.float32), (OneDnnLinear, torch.float32)]
+    forms += [(PlainLinear, torch.bfloat16), (pack_linear, torch.float32)]
+    forms += [(pack_linear, torch.bfloat16), (pack_linear, torch.float16)]
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        forms.append((OneDnnLinear, torch.bfloat16))
+    return forms
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("form", "dtype"), float_forms())
+@pytest.mark.parametrize("rows", ROWS)
+def test_float(rows, form, dtype, with_bias):
+    weight = torch.randn(200, 130).to(dtype)
+    bias = torch.randn(200).to(dtype) if with_bias else None
+    hidden = torch.randn(rows, 130).to(dtype)
+    expected = hidden.double() @ weight.double().T + (bias.double() if with_bias else 0)
+    actual = form(weight, bias)(hidden)
+    assert actual.dtype == dtype
+    error = (actual.double() - expected).norm() / expected.norm()
+    assert float(error) < (1e-6 if dtype == torch.float32 else 5e-3)
+
+
+def relative_error(actual, expected):
+    return float((actual.double() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("form", int8_forms())
+@pytest.mark.parametrize("rows", ROWS)
+def test_int8(rows, form, dtype):
+    weight, bias = torch.randn(200, 130), torch.randn(200)
+    hidden = torch.randn(rows, 130).to(dtype)
+    expected = hidden.double() @ weight.double().T + bias.double()
+    actual = form(weight.to(dtype), bias.to(dtype))(hidden)
+    assert actual.dtype == dtype
+    # 7-bit weights: half a step of 1/63 of each row's absmax, on random signs
+    assert relative_error(actual, expected) < 0.025
+
+
+@pytest.mark.parametrize("form", int8_forms())
+def test_int8_rows_do_not_see_their_neighbours(form):
+    linear = form(torch.randn(64, 96), None)
+    hidden = torch.randn(20, 96)
+    together = linear(torch.cat([hidden, torch.randn(3, 96) * 1e4]))
+    torch.testing.assert_close(together[:20], linear(hidden), rtol=0, atol=0)
+    torch.testing.assert_close(together[4:5], linear(hidden[4:5]), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", int8_forms())
+def test_int8_extremes_do_not_saturate(form):
+    # the largest products that int8 can make, all of one sign
+    weight, hidden = torch.full((64, 256), 3.0), torch.full((5, 256), -2.0)
+    weight[1], hidden[1] = -3.0, 2.0
+    expected = hidden.double() @ weight.double().T
+    assert relative_error(form(weight, None)(hidden), expected) < 1e-5
+
+
+@pytest.mark.parametrize("form", int8_forms())
+def test_int8_zero_rows(form):
+    weight = torch.randn(64, 96)
+    weight[3] = 0.0
+    hidden = torch.randn(4, 96)
+    hidden[2] = 0.0
+    out = form(weight, None)(hidden)
+    assert bool(out.isfinite().all())
+    assert not out[2].any()
+    assert not out[:, 3].any()
+
+
+def test_quantise_weight_leaves_the_weight_alone():
+    weight = torch.randn(5, 9)
+    before = weight.clone()
+    quantised, scales = quantise_weight(weight, 127)
+    assert torch.equal(weight, before)
+    assert int(quantised.abs().max()) == 127
+    error = quantised * scales.unsqueeze(1) - weight
+    assert float(error.abs().max()) < float(scales.max()) * 0.51
+
+
+def test_packing_picks_a_form_this_machine_has():
+    assert isinstance(
+        pack_int8_linear(torch.randn(8, 8), None), (FbgemmInt8Linear, OneDnnInt8Linear)
+    )
+
+
+def test_packing_refuses_a_wrong_bias():
+    with pytest.raises(ValueError, match=r"bias must have shape \[8\], got \[9\]"):
+        pack_linear(torch.randn(8, 4), torch.randn(9))
