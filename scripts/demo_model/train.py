@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+# threads that wait asleep: on a busy machine spinning ones make a step several times slower
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from tokenizers import Tokenizer
@@ -26,12 +30,12 @@ from corpus import SYSTEM_MESSAGES, Entry, read_corpus, vary
 from tokenizer import BOS, EOS, MAX_LENGTH, PAD, SPECIAL_TOKENS, save_tokenizer, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 1000
+STEPS = 600
 ROWS = 16
 # conversations of similar length share a batch: drawn together, sorted, then shuffled as batches
 BATCHES_SORTED_TOGETHER = 16
 PEAK_LEARNING_RATE = 4e-3
-WARMUP_STEPS = 60
+WARMUP_STEPS = 40
 WEIGHT_DECAY = 0.05
 IGNORED = -100
 
