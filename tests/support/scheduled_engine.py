@@ -112,7 +112,7 @@ class ScheduledEngine:
         return [(row, position + 1) for row, position, _ in placed]
 
     def _attend(self, row: int, length: int) -> int:
-        """Read the row's slots; they must hold its own tokens, each computed after its own prefix."""
+        """Read the row's slots: they must hold its own tokens, each after its own prefix."""
         state = 0
         for position in range(length):
             slot = int(self.table[row, position])

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from lightllm_server.router.prefix_cache import Node, PrefixCache
+from lightllm_server.router.node_table import NodeTable
 from lightllm_server.router.row_table import BoolArray, IntArray
 
 __all__ = ["AdmissionPolicy", "ConservativeAdmission", "EfficientAdmission", "Occupancy", "policy"]
@@ -24,25 +24,23 @@ class Occupancy:
     free.
 
     num_slots: size of the KV cache. held: [B] tokens that only this row holds once it is prefilled.
-    nodes: [B] the shared prefix of each. out_lens: [B] tokens sampled so far, those in flight
-    included. limits: [B] most output tokens. exact: [B] whether the limit will be reached for
-    certain. prefill_steps: [B] steps until it is prefilled.
+    nodes: [B] number of the tree node of each one's shared prefix. out_lens: [B] tokens sampled so
+    far, those in flight included. limits: [B] most output tokens. exact: [B] whether the limit will
+    be reached for certain. prefill_steps: [B] steps until it is prefilled, at least.
     """
 
     num_slots: int
     held: IntArray
-    nodes: list[Node | None]
+    nodes: IntArray
     out_lens: IntArray
     limits: IntArray
     exact: BoolArray
     prefill_steps: IntArray
-    tree: PrefixCache
+    tree: NodeTable
 
     def held_in(self, order: IntArray) -> IntArray:
         """[B] tokens held per row in `order`; what several share counts for the first of them."""
-        nodes = self.nodes
-        shared = self.tree.shares([nodes[i] for i in order.tolist()])
-        held: IntArray = self.held[order] + np.array(shared, dtype=np.int64)
+        held: IntArray = self.held[order] + self.tree.shares(self.nodes[order])
         return held
 
 

@@ -12,9 +12,11 @@ from itertools import islice
 import numpy as np
 
 from lightllm_server.router.admission import AdmissionPolicy, Occupancy
+from lightllm_server.router.node_table import ROOT
+from lightllm_server.router.prefill_set import PrefillSet
 from lightllm_server.router.prefix_cache import Node
 from lightllm_server.router.queue import WaitingQueue
-from lightllm_server.router.request import Choice, Request
+from lightllm_server.router.request import Request
 from lightllm_server.router.row_table import IntArray
 from lightllm_server.router.slot_ledger import SlotLedger
 
@@ -45,16 +47,19 @@ class AdmissionScan:
         self._max_batch_tokens = max_batch_tokens
         self.open = True
 
-    def choose(self, budget: int, asked: list[int], oldest_step: int) -> list[tuple[Request, Node]]:
+    def choose(
+        self, budget: int, prefill: PrefillSet, oldest_step: int
+    ) -> list[tuple[Request, Node]]:
         """The requests to start now, in order, each with the node of its cached prefix.
 
-        budget: tokens that this step may prefill. asked: what each running row would still prefill.
+        budget: tokens that this step may prefill. prefill: the rows that have not finished theirs.
         oldest_step: steps before it are committed.
         """
         if not self.open or not self._queue or budget <= 0:
             return []
-        source = self._candidates(budget, asked, oldest_step)
+        source = self._candidates(budget, prefill, oldest_step)
         candidates: list[tuple[Request, Node]] = []
+        running = self._running()
         fitting, too_many = 0, 0
         # the policy is monotone: double until it refuses, then halve
         while not too_many or too_many - fitting > 1:
@@ -63,7 +68,8 @@ class AdmissionScan:
             tried = min(tried, len(candidates))
             if tried == fitting:
                 break
-            if self.fits(candidates[:tried]):
+            joined = _join(running, candidates[:tried], self._max_batch_tokens)
+            if self._policy.fits(joined):
                 fitting = tried
             else:
                 too_many = tried
@@ -89,15 +95,15 @@ class AdmissionScan:
 
     def fits(self, candidates: list[tuple[Request, Node]]) -> bool:
         """Ask the policy about the running rows and the candidates together."""
-        return self._policy.fits(self._occupancy(candidates))
+        return self._policy.fits(_join(self._running(), candidates, self._max_batch_tokens))
 
     def _candidates(
-        self, budget: int, asked: list[int], oldest_step: int
+        self, budget: int, prefill: PrefillSet, oldest_step: int
     ) -> Iterator[tuple[Request, Node]]:
         """The requests that rows and token budget allow to start now."""
         share = max(1, budget // MAX_PROMPT_SHARE)
         num_rows = self._ledger.rows.num_free
-        total = sum(min(need, share) for need in asked)
+        total = sum(min(need, share) for need in prefill.needs())
         for request in self._queue:
             live = request.live
             num_rows -= len(live)
@@ -107,36 +113,50 @@ class AdmissionScan:
             total += min(len(live[0].known) - node.end, share)
             yield request, node
 
-    def _occupancy(self, candidates: list[tuple[Request, Node]]) -> Occupancy:
-        """The running rows, and those of the candidates as if they were."""
+    def _running(self) -> Occupancy:
+        """The running rows."""
         table = self._ledger.rows
         rows = np.flatnonzero(table.active)
-        nodes: list[Node | None] = [choice.node for choice in table.choices[rows].tolist()]
-        joining: list[Choice] = []
-        held = []
-        for request, node in candidates:
-            prompt_len = len(request.prompt)
-            for i, choice in enumerate(request.live):
-                joining.append(choice)
-                nodes.append(None if i else node)
-                held.append(len(choice.known) - (prompt_len if i else node.end))
         targets, path_lens = table.targets[rows], table.path_lens[rows]
         lengths = np.maximum(table.lengths[rows], path_lens)
-        to_prefill = np.concatenate([np.maximum(targets - lengths, 0), _int64(held)])
-        exact = np.array([c.request.message.sampling.ignore_eos for c in joining], dtype=np.bool_)
-        out_lens = _int64([len(choice.output_ids) for choice in joining])
-        limits = _int64([choice.limit for choice in joining])
+        to_prefill = np.maximum(targets - lengths, 0)
         return Occupancy(
             num_slots=self._ledger.slots.num_slots,
-            held=np.concatenate([np.maximum(lengths, targets) - path_lens, _int64(held)]),
-            nodes=nodes,
-            out_lens=np.concatenate([table.out_lens[rows], out_lens]),
-            limits=np.concatenate([table.limits[rows], limits]),
-            exact=np.concatenate([table.exact[rows], exact]),
+            held=lengths + to_prefill - path_lens,
+            nodes=table.nodes[rows],
+            out_lens=table.out_lens[rows],
+            limits=table.limits[rows],
+            exact=table.exact[rows],
             prefill_steps=-(-to_prefill // self._max_batch_tokens),
-            tree=self._ledger.tree,
+            tree=self._ledger.tree.table,
         )
 
 
-def _int64(values: list[int]) -> IntArray:
-    return np.array(values, dtype=np.int64)
+def _join(
+    running: Occupancy, candidates: list[tuple[Request, Node]], max_batch_tokens: int
+) -> Occupancy:
+    """The candidates' rows beside the running ones, as if they had started."""
+    held, nodes, out_lens, limits, exact = [], [], [], [], []
+    for request, node in candidates:
+        for i, choice in enumerate(request.live):
+            # siblings get the prompt from the first
+            held.append(len(choice.known) - (len(request.prompt) if i else node.end))
+            nodes.append(ROOT if i else node.number)
+            out_lens.append(len(choice.output_ids))
+            limits.append(choice.limit)
+            exact.append(request.message.sampling.ignore_eos)
+    prefill_steps = -(-np.array(held, dtype=np.int64) // max_batch_tokens)
+    return Occupancy(
+        num_slots=running.num_slots,
+        held=_append(running.held, held),
+        nodes=_append(running.nodes, nodes),
+        out_lens=_append(running.out_lens, out_lens),
+        limits=_append(running.limits, limits),
+        exact=np.concatenate([running.exact, np.array(exact, dtype=np.bool_)]),
+        prefill_steps=np.concatenate([running.prefill_steps, prefill_steps]),
+        tree=running.tree,
+    )
+
+
+def _append(array: IntArray, values: list[int]) -> IntArray:
+    return np.concatenate([array, np.array(values, dtype=np.int64)])

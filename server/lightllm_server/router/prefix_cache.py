@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from lightllm_server.router.node_table import ROOT, NodeTable
 from lightllm_server.router.step_plan import Int32Array
 
 __all__ = ["Node", "PrefixCache"]
@@ -30,9 +31,9 @@ _EMPTY: Int32Array = np.empty(0, dtype=np.int32)
 
 
 class Node:
-    """tokens, slots: [length]; `end`: length of the path up to and with this node; `step`: the step
-    that writes the
-    slots, -1 once that is certain to have happened; `stamp`: mark of the last `shares` walk."""
+    """tokens, slots: [length]; end: length of the path up to and with this node; number: its place
+    in the `NodeTable`; step: the step that writes the slots, -1 once that is certain.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -40,10 +41,10 @@ class Node:
         "children",
         "end",
         "locks",
+        "number",
         "parent",
         "salt",
         "slots",
-        "stamp",
         "step",
         "tokens",
     )
@@ -67,7 +68,7 @@ class Node:
         self.cached = cached
         self.children: dict[int, Node] = {}
         self.locks = 0
-        self.stamp = 0
+        self.number = ROOT
 
 
 class PrefixCache:
@@ -79,7 +80,7 @@ class PrefixCache:
         # least recently used first; a node stands before its parent, so the first one is always a
         # leaf
         self._unlocked: OrderedDict[Node, None] = OrderedDict()
-        self._stamp = 0
+        self.table = NodeTable()
         self.num_evictable = 0
         self.num_cached = 0
         self.num_detached = 0
@@ -116,6 +117,7 @@ class PrefixCache:
                     self.num_evictable += len(at.slots)
                 else:
                     self.num_detached -= len(at.slots)
+                    self.table.remove(at.number)
                     freed.append(at.slots)
             at = at.parent
         return freed
@@ -143,6 +145,7 @@ class PrefixCache:
         """Hang slots below `node` that only its holder knows; the lock moves on to the new node."""
         # never matched, so what stands in for its tokens does not matter
         child = Node(node, slots, slots.copy(), salt=node.salt, cached=False)
+        child.number = self.table.add(node.number, len(slots))
         child.locks = 1
         self.num_detached += len(slots)
         return child
@@ -180,6 +183,7 @@ class PrefixCache:
             if keep:
                 leaf.tokens, leaf.slots = leaf.tokens[:keep], leaf.slots[:keep]
                 leaf.end -= cut
+                self.table.lengths[leaf.number] = keep
             else:
                 self._remove_leaf(leaf)
         return freed
@@ -205,21 +209,6 @@ class PrefixCache:
 
     # ------------------------------------------------------------ accounting
 
-    def shares(self, holders: Iterable[Node | None]) -> list[int]:
-        """Per holder, in the order given: the tokens of its path that no earlier holder has."""
-        self._stamp += 1
-        stamp = self._stamp
-        shares = []
-        for holder in holders:
-            count = 0
-            node = holder
-            while node is not None and node.stamp != stamp:
-                node.stamp = stamp
-                count += len(node.slots)
-                node = node.parent
-            shares.append(count)
-        return shares
-
     def leads_through(self, node: Node | None, nodes: set[Node]) -> bool:
         """Whether the path of `node` has one of `nodes`."""
         return any(at in nodes for at in _path(node))
@@ -243,6 +232,8 @@ class PrefixCache:
             assert node.parent is not None
             assert node.locks == locks.get(node, 0), (node.end, node.locks, locks.get(node, 0))
             assert node.end == node.parent.end + len(node.slots), (node.end, node.parent.end)
+            assert self.table.lengths[node.number] == len(node.slots), (node.end, node.number)
+            assert self.table.parents[node.number] == node.parent.number, (node.end, node.number)
             assert len(node.tokens) == len(node.slots) > 0, (len(node.tokens), len(node.slots))
             assert node.cached == (node in cached), (node.end, node.cached)
         unlocked = {n for n in cached if n.locks == 0}
@@ -279,6 +270,9 @@ class PrefixCache:
             node.parent, node.tokens[:length], node.slots[:length], salt=node.salt, step=node.step
         )
         upper.locks = node.locks
+        upper.number = self.table.add(node.parent.number, length)
+        self.table.parents[node.number] = upper.number
+        self.table.lengths[node.number] -= length
         node.parent.children[int(node.tokens[0])] = upper
         node.tokens, node.slots = node.tokens[length:], node.slots[length:]
         node.parent = upper
@@ -294,6 +288,7 @@ class PrefixCache:
     def _add(self, parent: Node, tokens: Int32Array, slots: Int32Array, step: int) -> Node:
         # copies: the plan's arrays and the row table's are not ours
         child = Node(parent, tokens.copy(), slots.copy(), salt=parent.salt, step=step)
+        child.number = self.table.add(parent.number, len(slots))
         parent.children[int(tokens[0])] = child
         self.num_cached += len(slots)
         return child
@@ -302,6 +297,7 @@ class PrefixCache:
         assert leaf.parent is not None
         del self._unlocked[leaf]
         del leaf.parent.children[int(leaf.tokens[0])]
+        self.table.remove(leaf.number)
 
     def _forget(self, node: Node) -> list[Int32Array]:
         """Detach a node of a purged subtree; return its slots if nobody holds it."""
@@ -314,6 +310,7 @@ class PrefixCache:
             return []
         del self._unlocked[node]
         self.num_evictable -= length
+        self.table.remove(node.number)
         return [node.slots]
 
 

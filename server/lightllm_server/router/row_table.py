@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lightllm_server.router.node_table import ROOT
 from lightllm_server.router.request import Choice
 
 __all__ = ["RowTable"]
@@ -26,6 +27,7 @@ class RowTable:
     date.
     lengths: [R] positions that planned steps have written. path_lens: [R] those at the front that
     the tree owns.
+    nodes: [R] number of the node that owns them.
     targets: [R] positions to be prefilled before the first sample. out_lens: [R] tokens sampled,
     those in flight included.
     limits: [R] most output tokens. exact: [R] whether the limit will be reached for certain
@@ -39,6 +41,7 @@ class RowTable:
         self.slots: npt.NDArray[np.int32] = np.empty((max_rows, max_len), dtype=np.int32)
         self.lengths: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.path_lens: IntArray = np.zeros(max_rows, dtype=np.int64)
+        self.nodes: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.targets: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.out_lens: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.limits: IntArray = np.zeros(max_rows, dtype=np.int64)
@@ -62,6 +65,7 @@ class RowTable:
         self.choices[row] = choice
         self.active[row] = True
         self.lengths[row] = self.path_lens[row] = self.targets[row] = 0
+        self.nodes[row] = ROOT
         self.out_lens[row] = len(choice.output_ids)
         self.limits[row] = choice.limit
         self.exact[row] = choice.request.message.sampling.ignore_eos

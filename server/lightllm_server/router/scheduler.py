@@ -21,7 +21,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightllm_server.messages import Ended, Generate, Outcome, SampledToken, TokenBatch
+from lightllm_server.messages import (
+    Ended,
+    FinishReason,
+    Generate,
+    Outcome,
+    SampledToken,
+    TokenBatch,
+    TopLogprob,
+)
 from lightllm_server.router.admission import AdmissionPolicy
 from lightllm_server.router.admission_scan import AdmissionScan
 from lightllm_server.router.events import Events
@@ -297,7 +305,7 @@ class Scheduler(SchedulerStatus):
 
     def _admit(self, budget: int) -> None:
         oldest_step = self._in_flight[0].plan.step if self._in_flight else self._next_step
-        for request, node in self._scan.choose(budget, self._prefill.needs(), oldest_step):
+        for request, node in self._scan.choose(budget, self._prefill, oldest_step):
             self._start(request, node)
 
     def _admit_alone(self, request: Request) -> None:
@@ -401,8 +409,8 @@ class Scheduler(SchedulerStatus):
 
     def _take_tokens(self, samples: list[Choice], result: StepResult, events: Events) -> None:
         """Append each token to its choice; runs once per generated token, so it is kept lean."""
-        tokens = events.tokens
-        tops = result.tops
+        tokens, tops = events.tokens, result.tops
+        append = tokens.append
         for i, (choice, token, logprob) in enumerate(
             zip(samples, result.token_ids, result.logprobs, strict=True)
         ):
@@ -411,24 +419,17 @@ class Scheduler(SchedulerStatus):
                 continue
             outputs = choice.output_ids
             outputs.append(token)
-            if not choice.request.opened:
+            count = len(outputs)
+            if count == 1 and not choice.request.opened:
                 events.opened.append(choice.request.open())
-            top = tops.get(i, ()) if tops else ()
-            if token in choice.stop_ids:
-                one = SampledToken(
-                    choice.request_id, choice.index, token, logprob, "stop", True, top
-                )
-            elif len(outputs) >= choice.limit:
-                one = SampledToken(
-                    choice.request_id, choice.index, token, logprob, "length", False, top
-                )
+            if token in choice.stop_ids or count >= choice.limit:
+                append(_last_token(choice, token, logprob, tops.get(i, ())))
+                self._end_choice(choice, events)
+            elif tops and i in tops:
+                ids = choice.request_id, choice.index
+                append(SampledToken(*ids, token, logprob, None, False, tops[i]))
             else:
-                tokens.append(
-                    SampledToken(choice.request_id, choice.index, token, logprob, None, False, top)
-                )
-                continue
-            tokens.append(one)
-            self._end_choice(choice, events)
+                append(SampledToken(choice.request_id, choice.index, token, logprob))
         self.generated_tokens_total += len(tokens)
 
     def _end_choice(self, choice: Choice, events: Events) -> None:
@@ -477,6 +478,17 @@ class Scheduler(SchedulerStatus):
     def _release(self, choice: Choice, *, keep: bool) -> None:
         self._prefill.discard(choice)
         self._ledger.release(choice, keep=keep)
+
+
+def _last_token(
+    choice: Choice, token: int, logprob: float, tops: tuple[TopLogprob, ...]
+) -> SampledToken:
+    """The token that ends its choice: an eos or stop id, or the last that it may have."""
+    stops = token in choice.stop_ids
+    reason: FinishReason = "stop" if stops else "length"
+    return SampledToken(
+        choice.request_id, choice.index, token, logprob, reason, is_stop_token=stops, tops=tops
+    )
 
 
 def _order(request: Request) -> int:

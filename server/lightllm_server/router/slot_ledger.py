@@ -132,6 +132,7 @@ class SlotLedger:
             if choice.node is None:
                 continue
             assert rows.path_lens[row] == choice.node.end, (rows.path_lens[row], choice.node.end)
+            assert rows.nodes[row] == choice.node.number, (rows.nodes[row], choice.node.number)
             holders.append(choice.node)
             parts.append(rows.slots[row, rows.path_lens[row] : rows.lengths[row]])
         parts.extend(self.tree.check_invariants(holders))
@@ -143,3 +144,4 @@ class SlotLedger:
     def _hold(self, choice: Choice, node: Node) -> None:
         choice.node = node
         self.rows.path_lens[choice.row] = node.end
+        self.rows.nodes[choice.row] = node.number

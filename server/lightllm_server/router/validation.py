@@ -41,8 +41,8 @@ def find_fault(
         allowed = (num_slots - len(prompt)) // sampling.n
         return (
             f"sampling.max_new_tokens: got {sampling.max_new_tokens}, at most "
-            f"{max(0, allowed)} are allowed: the KV cache holds {num_slots} tokens, and the prompt's {len(prompt)} with "
-            f"n={sampling.n} outputs must fit"
+            f"{max(0, allowed)} are allowed: the KV cache holds {num_slots} tokens, and the "
+            f"prompt's {len(prompt)} with n={sampling.n} outputs must fit"
         )
     return _find_sampling_fault(sampling, vocab_size)
 
