@@ -105,6 +105,7 @@ class Sampler:
         any other dtype.
         """
         rows = plan.sample_rows
+        assert len(logits) == len(rows), (logits.shape, len(rows))
         raw = logits.float()
         adjusted = self._adjust(raw, rows, plan.sample_out_lens)
         drawn = np.flatnonzero(self._temperature[rows] > 0)
