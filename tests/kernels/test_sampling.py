@@ -40,14 +40,14 @@ def draw(logits, draws, **filters):
 
 
 @pytest.mark.parametrize("seed", [0, 1, -1, 2**63 - 1, -(2**63), 123456789012345])
-def test_noise_equals_its_reference_in_python_integers(seed):
+def test_noise_equals_its_reference_in_python_integers(seed, assert_close):
     ids = [0, 1, 2, 500, 31999, 200000]
     for position in (0, 1, 4095, 2**31 - 1):
         noise = gumbel_noise(
             torch.tensor([seed]), torch.tensor([position]), torch.tensor(ids, dtype=torch.int32)
         )
         expected = [gumbel_noise_reference(seed, position, i) for i in ids]
-        torch.testing.assert_close(noise[0], torch.tensor(expected), rtol=1e-4, atol=1e-6)
+        assert_close(noise[0], torch.tensor(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_noise_is_gumbel_and_uncorrelated():
@@ -190,7 +190,7 @@ def test_logit_bias_adds_up():
 
 
 @pytest.mark.parametrize("vocab", [1, 7, 63, 123])
-def test_penalties(vocab):
+def test_penalties(vocab, assert_close):
     logits = torch.randn(5, vocab)
     expected = logits.clone()
     prompt_seen = torch.rand(4, vocab) < 0.3
@@ -207,7 +207,7 @@ def test_penalties(vocab):
     }
     apply_penalties(logits, *arguments, **penalties)
     apply_penalties_reference(expected, *arguments, **penalties)
-    torch.testing.assert_close(logits, expected)
+    assert_close(logits, expected)
 
 
 def test_neutral_penalties_change_nothing():
@@ -226,12 +226,12 @@ def test_neutral_penalties_change_nothing():
     assert torch.equal(logits, before)
 
 
-def test_logprobs():
+def test_logprobs(assert_close):
     logits = torch.randn(7, 123) * 3
     expected = logits.log_softmax(-1)
     ids = torch.randint(0, 123, (7,))
-    torch.testing.assert_close(token_logprobs(logits, ids), expected[torch.arange(7), ids])
+    assert_close(token_logprobs(logits, ids), expected[torch.arange(7), ids])
     values, best = top_logprobs(logits, 5)
-    torch.testing.assert_close(values, expected.sort(descending=True).values[:, :5])
+    assert_close(values, expected.sort(descending=True).values[:, :5])
     assert torch.equal(best, logits.topk(5).indices)
     assert top_logprobs(logits, 500)[0].shape == (7, 123)
