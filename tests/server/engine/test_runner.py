@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from engine_driver import EngineDriver, server_config
 from lightllm_server.engine.build import build_runner
