@@ -48,7 +48,8 @@ class Schema(BaseModel):
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Label = Annotated[str, Field(max_length=512)]
 TokenIdValue = Annotated[int, Field(ge=0, le=2**31 - 1)]
-TokenIdList = Annotated[list[TokenIdValue], Field(max_length=_MAX_TOKENS)]
+# lists stop at their first error: a client could make us describe a million
+TokenIdList = Annotated[list[TokenIdValue], Field(max_length=_MAX_TOKENS, fail_fast=True)]
 TokenCount = Annotated[int, Field(ge=0, le=_MAX_TOKENS)]
 Samples = Annotated[int, Field(ge=1, le=128)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
@@ -57,7 +58,7 @@ TopK = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 MinP = Annotated[float, Field(ge=0, le=1)]
 Frequency = Annotated[float, Field(ge=-2, le=2)]
 RepetitionPenalty = Annotated[float, Field(ge=0.01, le=100)]
-StopIds = Annotated[list[TokenIdValue], Field(max_length=64)]
+StopIds = Annotated[list[TokenIdValue], Field(max_length=64, fail_fast=True)]
 LogitBias = Annotated[
     dict[
         Annotated[str, Field(max_length=10, pattern=r"^[0-9]+$")],
@@ -83,7 +84,7 @@ def _as_list(value: Any) -> Any:
 _StopString = Annotated[str, Field(min_length=1, max_length=1024)]
 StopStrings = Annotated[
     list[_StopString],
-    Field(max_length=16),
+    Field(max_length=16, fail_fast=True),
     BeforeValidator(
         _as_list,
         json_schema_input_type=_StopString | Annotated[list[_StopString], Field(max_length=16)],
@@ -112,11 +113,13 @@ OnePrompt = Annotated[
 ]
 Prompt = Annotated[
     Annotated[Text, Tag("<text>")]
-    | Annotated[list[Text], Field(min_length=1, max_length=_MAX_PROMPTS), Tag("<texts>")]
+    | Annotated[
+        list[Text], Field(min_length=1, max_length=_MAX_PROMPTS, fail_fast=True), Tag("<texts>")
+    ]
     | Annotated[TokenIdList, Field(min_length=1), Tag("<ids>")]
     | Annotated[
         list[Annotated[TokenIdList, Field(min_length=1)]],
-        Field(min_length=1, max_length=_MAX_PROMPTS),
+        Field(min_length=1, max_length=_MAX_PROMPTS, fail_fast=True),
         Tag("<id lists>"),
     ],
     Discriminator(

@@ -94,7 +94,9 @@ def _content_kind(value: Any) -> str | None:
 
 Content = Annotated[
     Annotated[Text, Tag("<text>")]
-    | Annotated[list[TextPart], Field(min_length=1, max_length=1024), Tag("<parts>")],
+    | Annotated[
+        list[TextPart], Field(min_length=1, max_length=1024, fail_fast=True), Tag("<parts>")
+    ],
     Discriminator(
         _content_kind,
         custom_error_type="content_type",
@@ -125,7 +127,7 @@ class TextFormat(Schema):
 
 
 class ChatRequest(OpenAiSampling):
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

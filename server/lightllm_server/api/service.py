@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -34,6 +35,7 @@ __all__ = ["Engine", "Service", "Work", "service_of"]
 M = TypeVar("M", bound=BaseModel)
 
 _BODIES_IN_MEMORY = 16
+_LARGE_BODY_BYTES = 2**17
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Service:
         self.has_chat = has_chat
         self.started_at = int(time.time())
         self._engine: Engine | None = None
+        self._large_body = asyncio.Lock()
         self._budget = BodyBudget(_BODIES_IN_MEMORY * config.http.max_body_bytes)
 
     @property
@@ -105,7 +108,14 @@ class Service:
         """The request's body as `schema`; raises RequestError."""
         body = await read_body(request, self.config.http.max_body_bytes, self._budget)
         # the longest prompt in ids, and room for everything else
-        return parse(schema, body, max_commas=2**18 + 2 * self.limits.max_req_total_len)
+        max_values = 2**17 + 2 * self.limits.max_req_total_len
+        if len(body) < _LARGE_BODY_BYTES:
+            return parse(schema, body, max_values=max_values)
+        # one at a time, so that between two of them the event loop answers everybody else
+        async with self._large_body:
+            parsed = parse(schema, body, max_values=max_values)
+            await asyncio.sleep(0)
+        return parsed
 
     def check_model(self, name: str | None) -> None:
         """Raises RequestError (404) where a name is given and it is another's."""

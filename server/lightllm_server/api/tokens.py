@@ -28,7 +28,9 @@ class TokenizeRequest(Schema):
 
     model: Label | None = None
     prompt: Text | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)] | None = None
+    messages: (
+        Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)] | None
+    ) = None
     add_special_tokens: bool = True
 
 
