@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 
@@ -106,6 +107,51 @@ def test_older_files_are_converted_once(model_dir, run_dir):
     expected = byte_level().encode(text, add_special_tokens=False).ids
     assert tokenizer.encode(text, add_special_tokens=False) == expected
     assert list(model_dir.glob("tokenizer.json")) == []
+
+
+def protobuf(*fields: tuple[int, int | float | bytes]) -> bytes:
+    """A message of the wire format: varints below 128, floats, and lengths below 16384."""
+    data = b""
+    for number, value in fields:
+        if isinstance(value, bytes):
+            size = len(value)
+            data += bytes([number << 3 | 2, size & 127 | 128, size >> 7]) + value
+        elif isinstance(value, float):
+            data += bytes([number << 3 | 5]) + struct.pack("<f", value)
+        else:
+            data += bytes([number << 3, value])
+    return data
+
+
+def sentencepiece_model() -> bytes:
+    """A BPE model with byte fallback, as `sentencepiece_model.proto` lays it out."""
+    unknown, control, byte, normal = 2, 3, 6, 1
+    pieces = [("<unk>", unknown), ("<s>", control), ("</s>", control)]
+    pieces += [(f"<0x{value:02X}>", byte) for value in range(256)]
+    merged = ["he", "▁t", "▁the", "do", "dog", "▁dog"]
+    pieces += [(piece, normal) for piece in [*merged, *"▁thedog"] if (piece, normal) not in pieces]
+    names = dict(pieces)
+    model = b"".join(
+        protobuf((1, protobuf((1, text.encode()), (2, -float(rank)), (3, names[text]))))
+        for rank, text in enumerate(names)
+    )
+    return model + protobuf((2, protobuf((3, 2))))
+
+
+@pytest.mark.slow
+def test_a_sentencepiece_model_is_converted(model_dir, run_dir):
+    pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    (model_dir / "tokenizer.model").write_bytes(sentencepiece_model())
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
+    (model_dir / "tokenizer_config.json").write_text(json.dumps(config))
+    (model_dir / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    prepare_tokenizer(model_dir, run_dir)
+    tokenizer = load_tokenizer(model_dir, run_dir)
+    ids = tokenizer.encode("the dog é", add_special_tokens=False)
+    tokens = [tokenizer.backend.id_to_token(token_id) for token_id in ids]
+    assert tokens == ["▁the", "▁dog", "▁", "<0xC3>", "<0xA9>"]
+    assert tokenizer.decode(ids) == "the dog é"
 
 
 @pytest.mark.slow
