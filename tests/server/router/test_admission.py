@@ -1,0 +1,119 @@
+"""The policies against sums done by hand."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lightllm_server.router import admission
+from lightllm_server.router.admission import (
+    ConservativeAdmission,
+    EfficientAdmission,
+    Occupancy,
+)
+from lightllm_server.router.node_table import NodeTable
+
+
+def occupancy(
+    num_slots: int,
+    rows: Sequence[tuple[int, int, int]],
+    *,
+    exact: bool = True,
+    nodes: Sequence[int] = (),
+    tree: NodeTable | None = None,
+) -> Occupancy:
+    """rows: (held, out, limit) each."""
+    held, out_lens, limits = np.array(rows, dtype=np.int64).T
+    count = len(rows)
+    return Occupancy(
+        num_slots=num_slots,
+        held=held,
+        nodes=np.array(nodes or [0] * count),
+        out_lens=out_lens,
+        limits=limits,
+        exact=np.full(count, exact),
+        prefill_steps=np.zeros(count, dtype=np.int64),
+        tree=tree or NodeTable(),
+    )
+
+
+def smallest_fit(policy: admission.AdmissionPolicy, rows: Occupancy) -> int:
+    """The smallest cache that the policy lets these rows into."""
+    sizes = range(10_000)
+    return bisect_left(sizes, True, key=lambda size: policy.fits(replace(rows, num_slots=size)))
+
+
+def simulated_peak(rows: Sequence[tuple[int, int, int]]) -> int:
+    """Run all rows to their limits, one token per step, and note the most tokens held at once."""
+    state = [(held, limit - out) for held, out, limit in rows]
+    peak = 0
+    while state:
+        peak = max(peak, sum(held for held, _ in state))
+        state = [(held + 1, left - 1) for held, left in state if left > 0]
+    return peak
+
+
+def test_the_example_of_lightllms_documentation() -> None:
+    # three requests, tokens held and still to come: (5, 6), (4, 5), (3, 4), sorted by what is to
+    # come: peaks 6·1+5, 5·2+9, 4·3+12 = 24; each length counts one more for the step in flight
+    rows = occupancy(0, [(5, 0, 6), (4, 0, 5), (3, 0, 4)])
+    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 24
+    assert smallest_fit(EfficientAdmission(), rows) == 27
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_peak_is_that_of_a_run_to_the_end(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [(int(h), int(o), int(o + r)) for h, o, r in rng.integers(1, 50, size=(12, 3))]
+    got = smallest_fit(EfficientAdmission(steps_in_flight=0), occupancy(0, rows))
+    assert got == simulated_peak(rows)
+
+
+@pytest.mark.parametrize(
+    ("out", "limit", "exact", "remaining"),
+    [
+        (0, 100, False, 100),  # the limit is less than expected
+        (0, 5000, False, 1024),  # nothing known yet
+        (1000, 5000, False, 100),  # 1.1 × 1000 = 1100
+        (4900, 5000, False, 100),  # never beyond the limit
+        (0, 5000, True, 5000),  # ignore_eos: certain
+    ],
+)
+def test_how_much_is_expected_of_a_request(
+    out: int, limit: int, exact: bool, remaining: int
+) -> None:
+    rows = occupancy(0, [(10, out, limit)], exact=exact)
+    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 10 + remaining
+
+
+def test_the_prefill_still_to_come_delays_the_end() -> None:
+    rows = occupancy(0, [(10, 0, 5)])
+    rows.prefill_steps[:] = 3
+    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 10 + 5 + 3
+
+
+def test_shared_slots_count_once_and_for_the_longest_lived() -> None:
+    tree = NodeTable()
+    shared = tree.add(0, 100)
+    own = tree.add(shared, 7)
+    # b = 50 and 10: the shared 100 belong to the first; peak = max(50+100, 10·2+100+7)
+    rows = occupancy(0, [(0, 0, 10), (0, 0, 50)], nodes=[own, shared], tree=tree)
+    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 150
+    # b = 50 for the one with the longer path: (50+107), (10·2+107)
+    rows = occupancy(0, [(0, 0, 50), (0, 0, 10)], nodes=[own, shared], tree=tree)
+    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 157
+    assert smallest_fit(ConservativeAdmission(), rows) == 107 + 60
+
+
+def test_conservative_reserves_the_sum_of_all_limits() -> None:
+    rows = occupancy(0, [(5, 2, 8), (4, 0, 5)], exact=False)
+    assert smallest_fit(ConservativeAdmission(), rows) == 5 + 6 + 4 + 5
+
+
+def test_the_command_lines_names() -> None:
+    assert isinstance(admission.policy("efficient"), EfficientAdmission)
+    assert isinstance(admission.policy("conservative"), ConservativeAdmission)
