@@ -347,6 +347,6 @@ class Codec(Generic[T]):
         return self._encoder.encode(message)
 
     def decode(self, frame: bytes) -> T:
-        """Raise `msgspec.MsgspecError` if the frame is not a well-formed message of this hop."""
+        """Raise ValueError (msgspec.MsgspecError is one) if the frame is no message of this hop."""
         message: T = self._decoder.decode(frame)
         return message
