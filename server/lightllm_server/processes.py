@@ -108,9 +108,9 @@ def _beat_forever(row: StatusRow) -> None:
 
 
 def watch_parent(page: StatusPage, parent: int) -> None:
-    """Thread of the api: if the supervisor stops beating, end it and with it the whole tree.
+    """Thread of every child: if the supervisor stops beating, end it and with it the whole tree.
 
-    Killing the supervisor is enough where the parent-death signal works; a supervisor that is PID 1
+    Of every child, since the api may end by itself before it looks. Killing the supervisor is enough where the parent-death signal works; a supervisor that is PID 1
     of its container cannot be killed from inside, so the others are killed too.
     """
     # imported here like all that is not needed before the parent-death signal is armed
@@ -168,9 +168,8 @@ def _enter(who: ProcessId, run_dir: Path, parent: int, descriptors: str) -> None
     row = page[who.name]
     row[Field.PID] = os.getpid()
     threading.Thread(target=_beat_forever, args=(row,), name="beat", daemon=True).start()
-    if who.role == "api":
-        watcher = threading.Thread(target=watch_parent, args=(page, parent), daemon=True)
-        watcher.start()
+    watcher = threading.Thread(target=watch_parent, args=(page, parent), daemon=True)
+    watcher.start()
     module, _, function = ROLES[who.role].partition(":")
     run = getattr(importlib.import_module(module), function)
     row.state = State.LOADING

@@ -147,6 +147,16 @@ def test_children_die_with_a_killed_supervisor_and_the_next_start_cleans_up(star
     assert_all_gone(first, tmp_path)
 
 
+def test_a_stopped_supervisor_is_killed_by_its_children(start, tmp_path):
+    server = start()
+    server.wait_log("ready in")
+    server.process.send_signal(signal.SIGSTOP)
+    seconds = wait_until(lambda: not server.survivors(), 25, "every process gone")
+    assert 14 < seconds < 18
+    assert server.wait_exit(1) == -signal.SIGKILL
+    assert "supervisor is dead: no beat for 15." in server.log
+
+
 def test_a_port_in_use_is_refused_at_once(start, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
