@@ -110,8 +110,9 @@ def _beat_forever(row: StatusRow) -> None:
 def watch_parent(page: StatusPage, parent: int) -> None:
     """Thread of every child: if the supervisor stops beating, end it and with it the whole tree.
 
-    Of every child, since the api may end by itself before it looks. Killing the supervisor is enough where the parent-death signal works; a supervisor that is PID 1
-    of its container cannot be killed from inside, so the others are killed too.
+    Of every child, since the api may end by itself before it looks. Killing the supervisor is
+    enough where the parent-death signal works; a supervisor that is PID 1 of its container cannot
+    be killed from inside, so the others are killed too.
     """
     # imported here like all that is not needed before the parent-death signal is armed
     import logging
