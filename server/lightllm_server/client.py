@@ -182,22 +182,28 @@ class Client:
 
     def _events(self, path: str, body: dict[str, Any], *, last: str) -> Iterator[str]:
         """The data of each server-sent event before `last`."""
-        with closing(self._connect()) as connection:
-            response = self._send(connection, "POST", path, json.dumps(body).encode())
+        data = json.dumps(body).encode()
+        # a response may keep the socket of a closed connection
+        with (
+            closing(self._connect()) as connection,
+            closing(self._send(connection, "POST", path, data)) as response,
+        ):
             while line := self._read_line(response):
                 if not line.startswith("data:"):
                     continue
-                data = line.removeprefix("data:").strip()
-                if data == last:
+                event = line.removeprefix("data:").strip()
+                if event == last:
                     return
-                if data.startswith('{"error"'):
-                    raise StreamInterruptedError(_message(data))
-                yield data
+                if event.startswith('{"error"'):
+                    raise StreamInterruptedError(_message(event))
+                yield event
         raise StreamInterruptedError("the connection ended before the answer did")
 
     def _get(self, path: str) -> bytes:
-        with closing(self._connect()) as connection:
-            response = self._send(connection, "GET", path, None)
+        with (
+            closing(self._connect()) as connection,
+            closing(self._send(connection, "GET", path, None)) as response,
+        ):
             return self._guarded(response.read)
 
     def _connect(self) -> http.client.HTTPConnection:
@@ -215,7 +221,8 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise ConnectError(f"{self.url}: {error or type(error).__name__}") from error
         if response.status >= 400:
-            text = self._guarded(response.read).decode("utf-8", "replace")
+            with response:
+                text = self._guarded(response.read).decode("utf-8", "replace")
             seconds = response.getheader("Retry-After", "")
             raise RequestRefusedError(
                 response.status, _message(text), float(seconds) if seconds.isdigit() else None
