@@ -2,9 +2,11 @@
 
 softmax(scale · q kᵀ) v per query head; query head h reads KV head h // (H/G).
 
-CPU form: requests are bucketed by length, each bucket's slots are gathered into a kept workspace,
-and one SDPA call runs with the KV heads as heads and the GQA group as query rows, so nothing is
-repeated.
+CPU form: no key or value is copied, padded or repeated. A sampled sparse product makes the scores
+of all requests and heads straight from the pool's slots, softmax runs over spans of similar length,
+and a weighted embedding bag sums the values (measured on two cores: less than half the time of
+gathering into a kept workspace and SDPA). An int8, bfloat16 or float16 pool is first gathered into
+a float32 workspace. Other devices: padded gather and SDPA.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch.nn import functional
 
 from lightllm_kernels.attention_batch import DecodeBatch
 from lightllm_kernels.checks import require, require_rows, require_shape
+from lightllm_kernels.cpu_decode_plan import CpuDecodePlan, DecodePlanKey, make_cpu_decode_plan
 from lightllm_kernels.gather_kv import gather_kv
 from lightllm_kernels.workspace import Workspace
 from lightllm_kernels.write_kv import dequantise
@@ -67,25 +70,89 @@ def decode_attention(
     """
     require_rows("query", query)
     require_shape("query", query, batch.num_tokens, -1, kv.shape[2])
-    heads, groups, dim = query.shape[1], kv.shape[1] // 2, kv.shape[2]
+    heads, groups = query.shape[1], kv.shape[1] // 2
     require(heads % groups == 0, f"{heads} query heads are no multiple of {groups} KV heads")
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    order = batch.order
-    ordered = query if order is None else query.index_select(0, order)
-    for bucket in batch.buckets:
-        size = bucket.end - bucket.begin
-        states = gather_kv(kv, kv_scales, bucket.slots, workspace, query.dtype)
-        key, value = states.view(size, bucket.max_len, 2 * groups, dim).transpose(1, 2).chunk(2, 1)
-        result = functional.scaled_dot_product_attention(
-            ordered[bucket.begin : bucket.end].view(size, groups, -1, dim),
-            key,
-            value,
-            attn_mask=bucket.mask,
-            scale=scale,
-        ).reshape(size, heads, dim)
-        if order is None:
-            out[bucket.begin : bucket.end] = result
-        else:
-            out.index_copy_(0, order[bucket.begin : bucket.end], result)
-    return out
+    if query.device.type == "cpu":
+        result = _attend_sparse(query, kv, kv_scales, req_to_slots, batch, scale, workspace)
+    else:
+        result = _attend_padded(query, kv, kv_scales, req_to_slots, batch, scale, workspace)
+    return out.copy_(result)
+
+
+def _cpu_plan(
+    heads: int, kv: torch.Tensor, req_to_slots: torch.Tensor, batch: DecodeBatch
+) -> CpuDecodePlan:
+    key = DecodePlanKey(heads, kv.shape[1] // 2, kv.dtype != torch.float32)
+    plan = batch.cpu_plans.get(key)
+    if plan is None:
+        plan = make_cpu_decode_plan(
+            key, req_to_slots, batch.rows, batch.lens, padding_slot=batch.padding_slot
+        )
+        batch.cpu_plans[key] = plan
+    return plan
+
+
+def _attend_sparse(
+    query: torch.Tensor,
+    kv: torch.Tensor,
+    kv_scales: torch.Tensor | None,
+    req_to_slots: torch.Tensor,
+    batch: DecodeBatch,
+    scale: float,
+    workspace: Workspace,
+) -> torch.Tensor:
+    """[B, H, D] float32."""
+    heads, groups, dim = query.shape[1], kv.shape[1] // 2, kv.shape[2]
+    plan = _cpu_plan(heads, kv, req_to_slots, batch)
+    states = kv
+    if plan.slots is not None:
+        states = gather_kv(kv, kv_scales, plan.slots, workspace, torch.float32)
+    pool_heads = states.view(-1, dim)
+    ordered = query if plan.order is None else query.index_select(0, plan.order)
+    torch.sparse.sampled_addmm(
+        plan.scores,
+        ordered.reshape(-1, dim).float(),
+        pool_heads.t(),
+        beta=0.0,
+        alpha=scale,
+        out=plan.scores,
+    )
+    if plan.mask is not None:
+        plan.values.add_(plan.mask)
+    for scores, weights in plan.softmaxes:
+        torch.softmax(scores, -1, out=weights)
+    # value heads lie G rows after their key heads, so the keys' columns serve again
+    summed: torch.Tensor = torch.ops.aten._embedding_bag_forward_only.default(
+        pool_heads[groups:], plan.columns, plan.offsets, False, 0, False, plan.weights, True
+    )[0].view(-1, heads, dim)
+    if plan.order is None:
+        return summed
+    return torch.empty_like(summed).index_copy_(0, plan.order, summed)
+
+
+def _attend_padded(
+    query: torch.Tensor,
+    kv: torch.Tensor,
+    kv_scales: torch.Tensor | None,
+    req_to_slots: torch.Tensor,
+    batch: DecodeBatch,
+    scale: float,
+    workspace: Workspace,
+) -> torch.Tensor:
+    """[B, H, D] in query's dtype; waits for nothing on the device."""
+    size, heads, dim = query.shape
+    groups = kv.shape[1] // 2
+    slots = req_to_slots[:, : batch.max_len].index_select(0, batch.rows).long()
+    visible = torch.arange(batch.max_len, device=kv.device) < batch.seq_lens.unsqueeze(1)
+    slots = torch.where(visible, slots, batch.padding_slot)
+    states = gather_kv(kv, kv_scales, slots.view(-1), workspace, query.dtype)
+    key, value = states.view(size, batch.max_len, 2 * groups, dim).transpose(1, 2).chunk(2, 1)
+    return functional.scaled_dot_product_attention(
+        query.reshape(size, groups, -1, dim),
+        key,
+        value,
+        attn_mask=visible.view(size, 1, 1, -1),
+        scale=scale,
+    ).reshape(size, heads, dim)

@@ -28,6 +28,6 @@ def gather_kv(
     # into a kept buffer: fresh pages for every layer cost more than the copy itself
     torch.index_select(kv, 0, slots, out=gathered)
     if kv_scales is None:
-        return gathered
+        return gathered if kv.dtype == dtype else gathered.to(dtype)
     scales = kv_scales.index_select(0, slots).to(dtype).unsqueeze(-1)
     return torch.mul(gathered, scales, out=workspace.take("dequantised_kv", shape, dtype))

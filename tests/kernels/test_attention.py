@@ -136,7 +136,7 @@ def test_decode(lens, heads, kv_heads, dim, int8, assert_close):
     kv, scales = make_pool(kv_heads, dim, int8=int8)
     table = make_table(lens)
     rows = list(range(1, len(lens) + 1))
-    batch = make_decode_batch(table, rows, lens, dtype=torch.float32, padding_slot=SLOTS)
+    batch = make_decode_batch(table, rows, lens, padding_slot=SLOTS)
     query = torch.randn(len(lens), heads + 2 * kv_heads, dim)[:, :heads]
     out = torch.empty(len(lens), heads, dim)
     arguments = (query, kv, scales, table, batch)
@@ -149,7 +149,7 @@ def test_decode_in_half_precision(dtype, assert_close):
     kv, _ = make_pool(2, 32, dtype=dtype)
     lens = [90, 3, 120]
     table = make_table(lens)
-    batch = make_decode_batch(table, [1, 2, 3], lens, dtype=dtype, padding_slot=SLOTS)
+    batch = make_decode_batch(table, [1, 2, 3], lens, padding_slot=SLOTS)
     query = torch.randn(3, 6, 32).to(dtype)
     result = decode_attention(query, kv, None, table, batch, scale=0.2, workspace=Workspace())
     expected = decode_attention_reference(query, kv, None, table, batch, scale=0.2)
@@ -162,7 +162,7 @@ def test_a_reused_workspace_changes_nothing(assert_close):
     table = make_table([200, 3, 90])
     query = torch.randn(3, 4, 16)
     for rows, lens in (([1, 2, 3], [200, 3, 90]), ([2, 3], [2, 5]), ([1, 3], [150, 90])):
-        batch = make_decode_batch(table, rows, lens, dtype=torch.float32, padding_slot=SLOTS)
+        batch = make_decode_batch(table, rows, lens, padding_slot=SLOTS)
         arguments = (query[: len(rows)], kv, None, table, batch)
         result = decode_attention(*arguments, scale=0.25, workspace=workspace)
         assert_close(result, decode_attention_reference(*arguments, scale=0.25))
@@ -173,7 +173,7 @@ def test_decode_equals_the_last_row_of_prefill(assert_close):
     table = make_table([41])
     query = torch.randn(41, 6, 8)
     prefill = make_prefill_batch(table, [1], [0], [41], dtype=torch.float32)
-    decode = make_decode_batch(table, [1], [41], dtype=torch.float32, padding_slot=SLOTS)
+    decode = make_decode_batch(table, [1], [41], padding_slot=SLOTS)
     workspace = Workspace()
     rows = prefill_attention(query, kv, None, table, prefill, scale=0.3, workspace=workspace)
     last = decode_attention(query[-1:], kv, None, table, decode, scale=0.3, workspace=workspace)
@@ -185,13 +185,13 @@ def test_batches_refuse_empty_members():
     with pytest.raises(ValueError, match="length 0"):
         make_prefill_batch(table, [1], [3], [0], dtype=torch.float32)
     with pytest.raises(ValueError, match="no token"):
-        make_decode_batch(table, [1], [0], dtype=torch.float32, padding_slot=SLOTS)
+        make_decode_batch(table, [1], [0], padding_slot=SLOTS)
 
 
 def test_attention_refuses_heads_that_do_not_divide():
     kv, _ = make_pool(2, 8)
     table = make_table([4])
-    batch = make_decode_batch(table, [1], [4], dtype=torch.float32, padding_slot=SLOTS)
+    batch = make_decode_batch(table, [1], [4], padding_slot=SLOTS)
     with pytest.raises(ValueError, match="3 query heads are no multiple of 2 KV heads"):
         decode_attention(
             torch.randn(1, 3, 8), kv, None, table, batch, scale=1.0, workspace=Workspace()

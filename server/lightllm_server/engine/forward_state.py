@@ -98,7 +98,6 @@ def make_step_inputs(
             req_to_slots,
             plan.decode_rows.tolist(),
             (plan.decode_positions + 1).tolist(),
-            dtype=dtype,
             padding_slot=pool.padding_slot,
         )
         if len(plan.decode_rows)
