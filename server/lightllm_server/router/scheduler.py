@@ -227,8 +227,6 @@ class Scheduler(SchedulerStatus):
         if self._suspects:
             # a step of its own has brought a token: not the culprit
             self._suspects = [r for r in self._suspects if not r.has_decoded]
-        # preempted requests may have been waiting for this step's tokens
-        self._scan.open |= self._queue.num_preempted > 0
         return events.batch()
 
     def take_events(self) -> TokenBatch | None:

@@ -322,10 +322,15 @@ def crowd(driver: SchedulerDriver, **options: object) -> None:
         driver.add([2 + first] * 6, max_new_tokens=25, **options)
 
 
+@pytest.mark.parametrize("steps_ahead", [0, 1, 2])
 @pytest.mark.parametrize("caching", [True, False])
 @pytest.mark.parametrize("n", [1, 2])
-def test_preempted_requests_go_on_as_if_nothing_had_happened(n: int, caching: bool) -> None:
-    driver = SchedulerDriver(HOPEFUL, num_slots=60, caching=caching, vocab_size=QUIET_VOCAB)
+def test_preempted_requests_go_on_as_if_nothing_had_happened(
+    n: int, caching: bool, steps_ahead: int
+) -> None:
+    driver = SchedulerDriver(
+        HOPEFUL, num_slots=60, caching=caching, vocab_size=QUIET_VOCAB, steps_ahead=steps_ahead
+    )
     crowd(driver, n=n)
     driver.drain()
     driver.check_drained()
@@ -411,18 +416,23 @@ def test_an_aborted_preempted_request_leaves_the_queue() -> None:
 def test_a_failed_steps_requests_run_again_one_by_one() -> None:
     driver = SchedulerDriver(vocab_size=QUIET_VOCAB)
     for first in range(3):
-        driver.add([5 + first] * 4, max_new_tokens=6)
-    for _ in range(3):
+        driver.add([5 + first] * 4, max_new_tokens=9, n=1 + first % 2)
+    for _ in range(5):
         driver.turn()
     driver.plan()
     before = len(driver.plans)
     driver.abandon()
     assert driver.ended == {}
+    while len(driver.plans) < before + 3:
+        driver.turn()
+    for plan in driver.plans[before:]:
+        rows = {*plan.sample_rows.tolist(), *plan.chunk_rows.tolist()}
+        assert len({driver.engine.rows[row].start.sampling.seed for row in rows}) == 1
     driver.drain()
     driver.check_drained()
     assert all(ended.outcome == "finished" for ended in driver.ended.values())
-    alone = driver.plans[before : before + 3]
-    assert all(len(set(plan.sample_rows.tolist())) == 1 for plan in alone)
+    # what was certain of it was in the cache still
+    assert driver.scheduler.recomputed_tokens_total < 3 * 4
 
 
 def test_the_culprit_ends_as_failed_and_the_others_do_not() -> None:
@@ -461,6 +471,20 @@ def test_what_a_failed_step_was_to_write_is_nobodys_prefix() -> None:
     driver.drain()
     driver.check_drained()
     assert driver.ended[follower].outcome == "finished"
+
+
+def test_what_is_in_flight_of_an_aborted_request_is_not_cached() -> None:
+    driver = SchedulerDriver(vocab_size=QUIET_VOCAB)
+    driver.add([5] * 4, max_new_tokens=4)
+    # the same beginning in the same step: this one keeps its tokens to itself
+    aborted = driver.add([5, 5, 5, 5, 6, 6, 6], max_new_tokens=4)
+    driver.plan()
+    driver.abort(aborted)
+    assert driver.scheduler.slots_cached == 0
+    driver.abandon()
+    assert driver.scheduler.slots_cached == 0
+    driver.drain()
+    driver.check_drained()
 
 
 # ---------------------------------------------------------------- gauges
