@@ -24,7 +24,9 @@ _MIN_BYTES_PER_S = 16 * 1024
 _MAX_DISCARDED_BYTES = 128 * 2**20
 _DISCARD_DEADLINE_S = 2.0
 _MAX_SHOWN_CHARS = 40
-_MAX_VALUES = 2**20
+# what a body may hold beyond the longest prompt
+_SPARE_ITEMS = 2**17
+_SPARE_FIELDS = 2**13
 _MAX_ERRORS = 1000
 
 
@@ -114,25 +116,33 @@ def _too_large(got: str, max_bytes: int) -> RequestError:
     )
 
 
-def parse(schema: type[M], body: bytes | bytearray, *, max_values: int = _MAX_VALUES) -> M:
-    """Raises RequestError naming the first fields that are wrong, what they got and what may be."""
-    _check_shape(body, max_values)
+def parse(schema: type[M], body: bytes | bytearray, *, max_tokens: int = 2**14) -> M:
+    """Raises RequestError naming the first fields that are wrong, what they got and what may be.
+
+    max_tokens: of the longest prompt, from which follows how many values a body may hold.
+    """
+    _check_shape(body, max_tokens)
     try:
         return schema.model_validate_json(body)
     except ValidationError as error:
         raise _as_request_error(error) from None
 
 
-def _check_shape(body: bytes | bytearray, max_values: int) -> None:
-    # parsed values take 20 times the bytes of "[1,1,1,…" and the time of their making: bound their
-    # number before, by counting bytes, which takes in those of texts too
-    containers = body.count(b"{") + body.count(b"[")
-    if body.count(b",") > max_values or containers > max_values // 4:
-        raise RequestError(
-            f"body: got more than {max_values} items, or {max_values // 4} arrays and objects",
-            status=413,
-            code="too_large",
-        )
+def _check_shape(body: bytes | bytearray, max_tokens: int) -> None:
+    # a value costs the parser 20 times its bytes, and a wrong one microseconds: bound their number
+    # beforehand by counting bytes, which takes in those inside texts too
+    counts = {
+        "array items": (body.count(b","), _SPARE_ITEMS + 2 * max_tokens),
+        "fields": (body.count(b":"), _SPARE_FIELDS + max_tokens),
+        "arrays and objects": (body.count(b"[") + body.count(b"{"), _SPARE_FIELDS + max_tokens),
+    }
+    for what, (count, limit) in counts.items():
+        if count > limit:
+            raise RequestError(
+                f"body: got up to {count} {what}, must be at most {limit}",
+                status=413,
+                code="too_large",
+            )
 
 
 def _as_request_error(error: ValidationError) -> RequestError:

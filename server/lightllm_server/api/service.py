@@ -107,13 +107,12 @@ class Service:
     async def read(self, request: Request, schema: type[M]) -> M:
         """The request's body as `schema`; raises RequestError."""
         body = await read_body(request, self.config.http.max_body_bytes, self._budget)
-        # the longest prompt in ids, and room for everything else
-        max_values = 2**17 + 2 * self.limits.max_req_total_len
+        longest = self.limits.max_req_total_len
         if len(body) < _LARGE_BODY_BYTES:
-            return parse(schema, body, max_values=max_values)
+            return parse(schema, body, max_tokens=longest)
         # one at a time, so that between two of them the event loop answers everybody else
         async with self._large_body:
-            parsed = parse(schema, body, max_values=max_values)
+            parsed = parse(schema, body, max_tokens=longest)
             await asyncio.sleep(0)
         return parsed
 

@@ -1,0 +1,90 @@
+"""The queue is read from the page, and bounded by count and by tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightllm_server.api.admission import Admission, ServiceRate, read_queue
+from lightllm_server.config import RouterConfig
+from lightllm_server.errors import OverloadedError
+from lightllm_server.status_page import Field, StatusPage
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> StatusPage:
+    return StatusPage.create(tmp_path / "page", ["api", "router"])
+
+
+def admission(page: StatusPage, rate: ServiceRate | None = None, **bounds: int) -> Admission:
+    config = RouterConfig(**bounds)
+    return Admission(config, page["api"], page["router"], rate or ServiceRate())
+
+
+def accept(page: StatusPage, requests: int, tokens: int) -> None:
+    page["api"].add(Field.ACCEPTED, requests)
+    page["api"].add(Field.ACCEPTED_TOKENS, tokens)
+
+
+def test_waiting_is_accepted_less_started_less_ended_plus_preempted(page):
+    accept(page, 10, 100)
+    router = page["router"]
+    router[Field.STARTED] = 4
+    router[Field.STARTED_TOKENS] = 40
+    router[Field.ENDED_UNSTARTED] = 1
+    router[Field.ENDED_UNSTARTED_TOKENS] = 10
+    router[Field.PREEMPTED_WAITING] = 2
+    queue = read_queue(page["api"], router)
+    assert (queue.num_requests, queue.num_tokens) == (7, 50)
+
+
+def test_the_count_is_bounded(page):
+    bounded = admission(page, max_queued_requests=3)
+    accept(page, 2, 2)
+    bounded.check_count(1)
+    with pytest.raises(OverloadedError, match="2 requests wait, at most 3"):
+        bounded.check_count(2)
+    accept(page, 1, 1)
+    with pytest.raises(OverloadedError):
+        bounded.check_count(1)
+    assert page["api"][Field.REJECTED_429] == 2
+
+
+def test_what_is_being_tokenized_counts(page):
+    bounded = admission(page, max_queued_requests=3)
+    bounded.prepare(3)
+    with pytest.raises(OverloadedError):
+        bounded.check_count(1)
+    bounded.prepare(-3)
+    bounded.check_count(1)
+
+
+def test_tokens_are_bounded_once_somebody_waits(page):
+    bounded = admission(page, max_queued_tokens=100)
+    bounded.check_tokens(1000)
+    accept(page, 1, 60)
+    bounded.check_tokens(40)
+    with pytest.raises(OverloadedError, match="60 prompt tokens wait, at most 100"):
+        bounded.check_tokens(41)
+
+
+def test_retry_after_is_the_time_that_the_queue_takes(page, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    rate = ServiceRate()
+    for _ in range(20):
+        rate.ended()
+    now += 10
+    assert rate.per_second() == pytest.approx(2)
+    bounded = admission(page, rate, max_queued_requests=8)
+    accept(page, 8, 8)
+    with pytest.raises(OverloadedError) as refused:
+        bounded.check_count()
+    assert refused.value.retry_after == 4
+    # nothing ended for half a minute
+    now += 40
+    assert rate.per_second() == 0
+    with pytest.raises(OverloadedError) as refused:
+        bounded.check_count()
+    assert refused.value.retry_after == 60
