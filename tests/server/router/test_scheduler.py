@@ -343,6 +343,21 @@ def test_preempted_requests_go_on_as_if_nothing_had_happened(
     assert scheduler.prompt_tokens_total == 36
 
 
+def test_a_preempted_request_comes_back_only_once_its_tokens_in_flight_are_known() -> None:
+    preempted = 0
+    for num_slots in range(20, 30):
+        driver = SchedulerDriver(
+            HOPEFUL, num_slots=num_slots, steps_ahead=2, vocab_size=QUIET_VOCAB
+        )
+        # the first two end soon, while steps of the preempted third are still in flight
+        for first, max_new_tokens in ((5, 2), (6, 3), (7, 14)):
+            driver.add([first] * 6, max_new_tokens=max_new_tokens)
+        driver.drain()
+        driver.check_drained()
+        preempted += driver.scheduler.preempted_total
+    assert preempted
+
+
 def test_preemption_takes_the_youngest_and_keeps_the_order() -> None:
     driver = SchedulerDriver(HOPEFUL, num_slots=60, vocab_size=QUIET_VOCAB)
     crowd(driver)
