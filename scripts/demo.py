@@ -1,6 +1,6 @@
-"""Start the server on the demo model, ask it three questions over HTTP, stream the answers, stop it.
+"""Start the server on the demo model, ask it three questions over HTTP, stream the answers.
 
-The server is the real three-process engine; the only argument it gets beyond the model is a free port.
+It is the real multi-process engine; beyond the model it gets only a free port and no drain delay.
 """
 
 from __future__ import annotations
