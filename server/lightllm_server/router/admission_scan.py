@@ -25,6 +25,7 @@ __all__ = ["MAX_PROMPT_SHARE", "AdmissionScan"]
 # a prompt counts as at most this part of the prefill budget when the next ones ask to join: as many
 # long prompts may be prefilled side by side
 MAX_PROMPT_SHARE = 8
+_FEW_ROWS = 8
 
 
 class AdmissionScan:
@@ -55,15 +56,16 @@ class AdmissionScan:
         budget: tokens that this step may prefill. prefill: the rows that have not finished theirs.
         oldest_step: steps before it are committed.
         """
-        if not self.open or not self._queue or budget <= 0:
+        num_free = self._ledger.rows.num_free
+        if not (self.open and self._queue and num_free and budget > 0):
             return []
         source = self._candidates(budget, prefill, oldest_step)
         candidates: list[tuple[Request, Node]] = []
         running = self._running()
         fitting, too_many = 0, 0
-        # the policy is monotone: double until it refuses, then halve
+        # the policy is monotone: double until it refuses, then halve; few rows may all be taken
+        tried = num_free if num_free <= _FEW_ROWS else 1
         while not too_many or too_many - fitting > 1:
-            tried = (fitting + too_many) // 2 if too_many else 2 * fitting + 1
             candidates.extend(islice(source, max(0, tried - len(candidates))))
             tried = min(tried, len(candidates))
             if tried == fitting:
@@ -73,6 +75,7 @@ class AdmissionScan:
                 fitting = tried
             else:
                 too_many = tried
+            tried = (fitting + too_many) // 2 if too_many else 2 * fitting + 1
         if candidates and not fitting and not self._ledger.rows.num_active:
             # an estimate may be too careful for a request that has the cache for itself
             fitting = 1

@@ -45,25 +45,25 @@ class NodeTable:
 
         holders: [B] node numbers. Returns [B].
         """
-        count = len(holders)
-        nodes, ranks = holders, np.arange(count)
-        paths, owners = [], []
-        while True:
-            inside = nodes != ROOT
-            if not inside.all():
+        ranks = np.arange(len(holders))
+        shares: IntArray = np.zeros(len(holders), dtype=np.int64)
+        levels = []
+        nodes = holders
+        # roots are their own parents, of no length: rows of short paths may go along for a while
+        while num_inside := np.count_nonzero(nodes):
+            if 2 * num_inside < len(nodes):
+                inside = nodes != ROOT
                 nodes, ranks = nodes[inside], ranks[inside]
-            if not len(nodes):
-                break
-            paths.append(nodes)
-            owners.append(ranks)
+            levels.append((nodes, ranks))
+            self._first[nodes] = len(holders)
             nodes = self.parents[nodes]
-        if not paths:
-            return np.zeros(count, dtype=np.int64)
-        path, owner = np.concatenate(paths), np.concatenate(owners)
-        self._first[path] = count
-        np.minimum.at(self._first, path, owner)
-        counts = np.where(self._first[path] == owner, self.lengths[path], 0)
-        return np.bincount(owner, weights=counts, minlength=count).astype(np.int64)
+        for nodes, ranks in levels:
+            # backwards, since the last one written wins
+            behind = nodes[::-1]
+            self._first[behind] = np.minimum(self._first[behind], ranks[::-1])
+        for nodes, ranks in levels:
+            shares[ranks] += np.where(self._first[nodes] == ranks, self.lengths[nodes], 0)
+        return shares
 
     def _grow(self) -> None:
         size = len(self.parents)

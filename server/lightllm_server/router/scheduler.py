@@ -49,6 +49,7 @@ __all__ = ["Scheduler", "SchedulerConfig"]
 
 logger = logging.getLogger(__name__)
 
+_NO_IDS: frozenset[int] = frozenset()
 _NO_SLOTS: Int32Array = np.empty(0, dtype=np.int32)
 
 
@@ -120,13 +121,14 @@ class Scheduler(SchedulerStatus):
             max_rows=config.max_rows,
             vocab_size=config.vocab_size,
         )
-        eos_ids = frozenset() if sampling.ignore_eos else config.eos_ids
+        eos_ids = _NO_IDS if sampling.ignore_eos else config.eos_ids
         request = Request(
             message,
             order=self.accepted_total,
             prompt=prompt.astype(np.int32),
             limit=max(0, min(sampling.max_new_tokens, config.max_req_total_len - len(prompt))),
-            stop_ids=eos_ids.union(sampling.stop_token_ids),
+            # most share one set, which stays in the processor's cache
+            stop_ids=eos_ids.union(sampling.stop_token_ids) if sampling.stop_token_ids else eos_ids,
         )
         self.accepted_total += 1
         self._requests[request.request_id] = request
@@ -470,6 +472,8 @@ class Scheduler(SchedulerStatus):
         events.ended.append(
             Ended(request.request_id, outcome, error, request.cached_tokens, request.started_ns)
         )
+        # no cycles: what is over must not wait for the garbage collector
+        request.choices = []
         self.count_end(request, outcome)
         self._scan.open = True
 
