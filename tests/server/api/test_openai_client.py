@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import openai
 import pytest
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def client(server):
+def openai():
+    # seconds, which `make check` would pay only to leave these tests out
+    import openai
+
+    return openai
+
+
+@pytest.fixture(scope="module")
+def client(server, openai):
     with openai.OpenAI(
         base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=30
     ) as client:
@@ -17,7 +24,7 @@ def client(server):
 
 
 @pytest.fixture(scope="module")
-def echo(fake):
+def echo(fake, openai):
     with openai.OpenAI(
         base_url=f"{fake.url}/v1", api_key="none", max_retries=0, timeout=30
     ) as client:
@@ -227,7 +234,7 @@ def test_logit_bias_bans_and_forces(client):
     assert len(set(answer.choices[0].text)) == 1
 
 
-def test_models(client):
+def test_models(client, openai):
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").owned_by == "lightllm"
     with pytest.raises(openai.NotFoundError) as error:
@@ -249,7 +256,7 @@ def test_neutral_fields_are_ignored(client):
     assert answer.usage.completion_tokens == 1
 
 
-def test_errors_are_the_clients_exception_classes(client):
+def test_errors_are_the_clients_exception_classes(client, openai):
     def chat(**changes):
         request = {"model": "tiny", "messages": MESSAGES, "max_tokens": 5}
         return client.chat.completions.create(**{**request, **changes})
@@ -278,7 +285,7 @@ def test_errors_are_the_clients_exception_classes(client):
         assert field in error.value.message
 
 
-def test_an_error_in_a_stream_is_raised(echo):
+def test_an_error_in_a_stream_is_raised(echo, openai):
     texts = []
     with pytest.raises(openai.APIError, match="on purpose"):  # noqa: PT012
         for chunk in echo.completions.create(
