@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -24,8 +23,6 @@ __all__ = [
     "error_response",
     "install_error_handlers",
 ]
-
-logger = logging.getLogger(__name__)
 
 _TYPES = {
     401: "authentication_error",
@@ -95,7 +92,7 @@ def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _on_any_error(request: Request, error: Exception) -> Response:
-    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    # raised again behind it and logged by uvicorn
     return error_response(ServerError("internal error"))
 
 

@@ -109,8 +109,8 @@ def fit(num_prompt_tokens: int, length: Length, n: int, limits: Limits) -> tuple
     if length.max_new == 0:
         raise RequestError(f"{length.field}: got 0, must be at least 1", field=length.field)
     room = limits.max_req_total_len - num_prompt_tokens
-    # each sample has its own output slots, one more while a step is under way
-    pool_room = (limits.max_total_token_num - num_prompt_tokens) // n - 1
+    # the samples share the prompt's slots and have each their own for the output
+    pool_room = (limits.max_total_token_num - num_prompt_tokens) // n
     max_new = length.max_new if length.max_new is not None else min(room, pool_room)
     if room < 1 or max_new > room:
         raise RequestError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 
@@ -144,9 +145,23 @@ def test_no_prompt_text_is_echoed_in_errors(server):
 
 
 @pytest.mark.whole
-def test_slow_body_is_cut_off(server):
-    import socket
+@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nX-", b"GET /livez HTTP/1.1\r\n"])
+@pytest.mark.parametrize("first", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_headers_that_do_not_come_are_cut_off(server, first, sent):
+    if first and not sent:
+        pytest.skip("an idle connection may stay")
+    began = time.monotonic()
+    with socket.create_connection(address(server.url), timeout=40) as connection:
+        connection.sendall(first)
+        if first:
+            assert b"200 OK" in connection.recv(65536)
+        connection.sendall(sent)
+        assert connection.recv(65536) == b""
+    assert 10 < time.monotonic() - began < 30
 
+
+@pytest.mark.whole
+def test_slow_body_is_cut_off(server):
     began = time.monotonic()
     with socket.create_connection(address(server.url)) as connection:
         connection.sendall(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")

@@ -73,14 +73,13 @@ def test_prompt_and_output_must_fit_the_request_limit():
 
 
 def test_all_samples_must_fit_the_kv_cache():
-    # 20 + 4 × (39 + 1) = 180 of 200 slots
     tight = Limits(
         vocab_size=100, max_req_total_len=100, max_total_token_num=180, max_n=8, max_prompt_bytes=1
     )
-    assert fit(20, length(39), 4, tight) == (39, 0)
+    assert fit(20, length(40), 4, tight) == (40, 0)
     with pytest.raises(RequestError, match="KV cache of 180 tokens"):
-        fit(20, length(40), 4, tight)
-    assert fit(20, length(None), 4, tight) == (39, 0)
+        fit(20, length(41), 4, tight)
+    assert fit(20, length(None), 4, tight) == (40, 0)
 
 
 def test_least_and_most_tokens_must_agree():

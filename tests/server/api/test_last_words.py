@@ -1,0 +1,66 @@
+"""When another process dies, every client hears of it before the tree is gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+import fake_engine
+from http_calls import call, events, metric, post_json
+from server_process import ServerProcess, wait_until
+from tiny_llama import tiny_llama
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("victim", ["router", "detok", "tokenize-0"])
+def test_clients_get_an_error_within_two_seconds(victim):
+    environment = {"FAKE_STEP_MS": "20"}
+    with ServerProcess(
+        tiny_llama(), command=fake_engine.COMMAND, environment=environment
+    ) as server:
+        server.wait_ready(120)
+        answers = []
+
+        def ask(path: str) -> None:
+            body = {"inputs": "abc", "parameters": {"max_new_tokens": 2000}}
+            answers.append((path, post_json(server.url, path, body), time.monotonic()))
+
+        threads = [
+            threading.Thread(target=ask, args=(path,))
+            for path in ["/generate_stream"] * 8 + ["/generate"] * 8
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: metric(server.url, "lightllm_batch_current_size") == 16, 10, "all run")
+        began = time.monotonic()
+        os.kill(server.pids()[victim], signal.SIGKILL)
+        for thread in threads:
+            thread.join(10)
+        assert server.wait_exit(10) == 70
+        assert len(answers) == 16
+        for path, answer, ended in answers:
+            assert ended - began < 2
+            if path == "/generate":
+                assert answer.status == 503
+                assert answer.error["code"] == "engine_failed"
+            else:
+                assert events(answer.body)[-1]["error"]["code"] == "engine_failed"
+
+
+def test_requests_while_the_model_loads_are_refused():
+    """The port answers from the start: 503 until the first token, then 200."""
+    with ServerProcess(tiny_llama(), "--drain-delay", "0") as server:
+        wait_until(lambda: server.status("/livez") == 200, 60, "the port answers")
+        seen = set()
+        while server.status("/readyz") != 200:
+            answer = post_json(server.url, "/generate", {"inputs": "x"})
+            seen.add(answer.status)
+            assert answer.status == 200 or answer.error["code"] == "loading"
+            assert call(server.url, "GET", "/livez").status == 200
+        assert 503 in seen
+        assert post_json(server.url, "/generate", {"inputs": "x"}).status == 200
