@@ -47,7 +47,7 @@ def _listen(host: str, port: int, option: str) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
-        raise ConfigError(f"{option} {port} on {host}: {reason}") from error
+        raise ConfigError(f"cannot listen on --host {host} {option} {port}: {reason}") from error
     return listener
 
 

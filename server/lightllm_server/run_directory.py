@@ -111,7 +111,7 @@ def _remove_stale(parent: Path) -> None:
                 continue
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(directory, ignore_errors=True)
-            logger.info("removed %s, left behind by a killed server", directory)
+            logger.debug("removed %s, left behind by a killed server", directory)
         except BlockingIOError:
             # its server runs
             continue
