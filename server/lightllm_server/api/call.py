@@ -35,9 +35,10 @@ class Usage:
 class Call:
     """Use as a context manager: leaving it aborts what has not ended."""
 
-    def __init__(self, in_flight: InFlight) -> None:
+    def __init__(self, in_flight: InFlight, *, whole: bool = False) -> None:
+        """whole: nothing is sent before the end, as for `collect`."""
         self._in_flight = in_flight
-        self._mailbox = Mailbox()
+        self._mailbox = Mailbox(whole=whole)
         self._request_ids: list[RequestId] = []
         self._num_open = 0
         self._counted: dict[tuple[int, int], int] = {}

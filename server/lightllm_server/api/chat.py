@@ -103,6 +103,7 @@ async def _start(service: Service, request: Request, body: ChatRequest, arrived_
                 ),
                 service.cache_salt(request),
                 arrived_ns,
+                stream=bool(body.stream),
             )
         )
 

@@ -129,6 +129,7 @@ async def _start(
                 Length(max_new=max_new, field="max_tokens", min_new=body.min_tokens or 0),
                 service.cache_salt(request),
                 arrived_ns,
+                stream=bool(body.stream),
             )
         )
 

@@ -55,7 +55,7 @@ async def compat(request: Request) -> Response:
 
 
 async def _start(
-    service: Service, request: Request, body: GenerateRequest, arrived_ns: int, *, every_token: bool
+    service: Service, request: Request, body: GenerateRequest, arrived_ns: int, *, stream: bool
 ) -> Call:
     params = body.parameters
     sampling = from_lightllm(params, service.limits)
@@ -74,7 +74,7 @@ async def _start(
                 TextOptions(
                     stop=tuple(params.stop_sequences or ()),
                     skip_special_tokens=params.skip_special_tokens,
-                    every_token=every_token,
+                    every_token=stream or params.return_details,
                 ),
                 Length(
                     max_new=params.max_new_tokens,
@@ -84,6 +84,7 @@ async def _start(
                 ),
                 service.cache_salt(request),
                 arrived_ns,
+                stream=stream,
             )
         )
 
@@ -92,7 +93,7 @@ async def _whole(
     service: Service, request: Request, body: GenerateRequest, arrived_ns: int
 ) -> Response:
     details = body.parameters.return_details
-    with await _start(service, request, body, arrived_ns, every_token=details) as call:
+    with await _start(service, request, body, arrived_ns, stream=False) as call:
         n = body.parameters.n or body.parameters.best_of
         (result,) = await collect(call, 1, n)
     return JsonResponse(_answer(result, call.usage.prompt_tokens, details=details))
@@ -150,7 +151,7 @@ async def _stream(
         raise RequestError(
             f"parameters.best_of: got {n}, must be 1 for a stream", field="parameters.best_of"
         )
-    call = await _start(service, request, body, arrived_ns, every_token=True)
+    call = await _start(service, request, body, arrived_ns, stream=True)
     return EventStream(call, _events(call), _error_event)
 
 

@@ -30,11 +30,16 @@ def _weight(item: Item) -> int:
 
 
 class Mailbox:
-    """A bounded queue that is emptied whole, so that a slow reader catches up in one write."""
+    """A bounded queue that is emptied whole, so that a slow reader catches up in one write.
 
-    __slots__ = ("_error", "_items", "_max_weight", "_waiter", "_weight")
+    With `whole` the reader is only woken by the end of a prompt, and is bounded by the request's
+    own length: waking it for each token would be half of the work.
+    """
 
-    def __init__(self, *, max_weight: int = _MAX_WEIGHT) -> None:
+    __slots__ = ("_error", "_items", "_max_weight", "_waiter", "_weight", "_whole")
+
+    def __init__(self, *, whole: bool = False, max_weight: int = _MAX_WEIGHT) -> None:
+        self._whole = whole
         self._items: list[Item] = []
         self._weight = 0
         self._max_weight = max_weight
@@ -43,6 +48,11 @@ class Mailbox:
 
     def put(self, item: Item) -> bool:
         """False where the reader has fallen so far behind that the item is dropped."""
+        if self._whole:
+            self._items.append(item)
+            if isinstance(item.word, Ended):
+                self._wake()
+            return True
         weight = _weight(item)
         if self._items and self._weight + weight > self._max_weight:
             return False

@@ -56,6 +56,7 @@ class Work:
     length: Length
     cache_salt: str
     arrived_ns: int
+    stream: bool
 
 
 class Service:
@@ -145,7 +146,7 @@ class Service:
         """Accept: every prompt is sent, or none. Raises RequestError or OverloadedError."""
         sampling = [self._fitted(prompt, work) for prompt in work.prompts]
         self.admission.check_tokens(sum(map(len, work.prompts)))
-        call = Call(self.in_flight)
+        call = Call(self.in_flight, whole=not work.stream)
         call.submit(
             work.prompts,
             sampling,

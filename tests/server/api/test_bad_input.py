@@ -153,8 +153,9 @@ def test_headers_that_do_not_come_are_cut_off(server, first, sent):
     began = time.monotonic()
     with socket.create_connection(address(server.url), timeout=40) as connection:
         connection.sendall(first)
-        if first:
-            assert b"200 OK" in connection.recv(65536)
+        answer = b""
+        while first and not answer.endswith(b"}"):
+            answer += connection.recv(65536)
         connection.sendall(sent)
         assert connection.recv(65536) == b""
     assert 10 < time.monotonic() - began < 30
