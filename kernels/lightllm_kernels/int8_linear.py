@@ -135,5 +135,4 @@ def pack_int8_linear(
     """weight: [out, in], bias: [out] or None, on the CPU -> the form that is faster on this
     machine.
     """
-    require(weight.device.type == "cpu", f"int8 weights are for the CPU, got {weight.device}")
     return _fastest_form()(weight, bias)

@@ -11,7 +11,7 @@ from lightllm_kernels.int8_linear import (
     pack_int8_linear,
     quantise_weight,
 )
-from lightllm_kernels.linear import OneDnnLinear, PlainLinear, pack_linear
+from lightllm_kernels.linear import HalfWeightLinear, OneDnnLinear, PlainLinear, pack_linear
 
 ROWS = (1, 7, 63, 123)
 ENGINES = torch.backends.quantized.supported_engines
@@ -90,6 +90,31 @@ def test_int8_zero_rows(form):
     assert bool(out.isfinite().all())
     assert not out[2].any()
     assert not out[:, 3].any()
+
+
+@pytest.mark.skipif("fbgemm" not in ENGINES, reason="this torch has no fbgemm")
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("rows", ROWS)
+def test_half_weights_round_the_weight_alone(rows, with_bias):
+    weight, hidden = torch.randn(200, 130), torch.randn(rows, 130)
+    weight[0] *= 1e-6
+    bias = torch.randn(200) if with_bias else None
+    expected = hidden.double() @ weight.half().double().T + (bias.double() if with_bias else 0)
+    assert relative_error(HalfWeightLinear(weight, bias)(hidden), expected) < 1e-6
+
+
+@pytest.mark.skipif("fbgemm" not in ENGINES, reason="this torch has no fbgemm")
+def test_half_weights_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="exceeds float16's 65504"):
+        HalfWeightLinear(torch.full((8, 8), 70000.0), None)
+
+
+def test_formats():
+    weight = torch.randn(8, 8)
+    int8 = pack_linear(weight, None, weight_format="int8")
+    assert isinstance(int8, (FbgemmInt8Linear, OneDnnInt8Linear))
+    with pytest.raises(ValueError, match="int8 weights are for the CPU, got meta"):
+        pack_linear(weight.to("meta"), None, weight_format="int8")
 
 
 def test_quantise_weight_leaves_the_weight_alone():

@@ -105,7 +105,7 @@ class ParallelLMHead:
 
     def set_table(self, table: torch.Tensor) -> None:
         """table: [local vocab, E]; keeps it or a packed copy."""
-        self._linear = pack_linear(table, None, int8=self._options.int8)
+        self._linear = pack_linear(table, None, weight_format=self._options.linear_format)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: [N, E], the rows to be sampled only -> [N, V] float32 on every rank."""

@@ -49,7 +49,7 @@ class _ShardedLinear:
         self, shards: Mapping[str, _Shard], *, bias: bool, keep_bias: bool, options: WeightOptions
     ) -> None:
         self._shards = shards
-        self._int8 = options.int8
+        self._format = options.linear_format
         rows = max(shard.local_rows.stop for shard in shards.values())
         columns = next(iter(shards.values())).index[1]
         dtype, device = options.dtype, options.device
@@ -76,7 +76,7 @@ class _ShardedLinear:
         self._pending.discard(name)
         if not self._pending:
             self._linear = pack_linear(
-                self._weight, self._bias if self._keep_bias else None, int8=self._int8
+                self._weight, self._bias if self._keep_bias else None, weight_format=self._format
             )
             # a packed weight is a copy: the original goes now, not when all layers are loaded
             self._weight = self._bias = None

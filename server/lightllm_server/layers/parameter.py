@@ -8,6 +8,8 @@ from typing import Protocol, TypeAlias
 
 import torch
 
+from lightllm_kernels.linear import WeightFormat
+
 __all__ = ["Loader", "WeightOptions", "WeightSource", "load_slice"]
 
 
@@ -25,11 +27,23 @@ Loader: TypeAlias = Callable[[WeightSource], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightOptions:
-    """How weights are kept. int8: linear weights are quantised once they are loaded."""
+    """How weights are kept. dtype: of activations, norms and embeddings.
+
+    int8: linear weights are quantised once they are loaded. float16: they are kept in float16
+    whatever `dtype` is (CPU; arithmetic stays float32).
+    """
 
     dtype: torch.dtype
     device: torch.device
     int8: bool = False
+    float16: bool = False
+
+    @property
+    def linear_format(self) -> WeightFormat:
+        """What `pack_linear` is asked for."""
+        if self.int8:
+            return "int8"
+        return "float16" if self.float16 else "model"
 
 
 def load_slice(
