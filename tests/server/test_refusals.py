@@ -54,12 +54,13 @@ def test_a_missing_tokenizer_is_named(model_dir):
     assert "tokenizer.json" in refusal(model_dir)
 
 
+@pytest.mark.timeout(180)
 def test_a_tokenizer_that_cannot_be_converted_is_named(model_dir):
     (model_dir / "tokenizer.json").unlink()
     (model_dir / "tokenizer.model").write_bytes(b"\x00garbage")
     # transformers is imported for it, and torch with that
     with ServerProcess(model_dir) as server:
-        assert server.wait_exit(60) == 78
+        assert server.wait_exit(150) == 78
         assert f"error: {model_dir}/tokenizer.model: cannot be converted" in server.log
 
 
