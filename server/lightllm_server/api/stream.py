@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
@@ -71,12 +72,22 @@ class EventStream(Response):
         self._chunks = chunks
         self._error_event = error_event
         self._stall_limit_s = stall_limit_s
+        self._sending_since: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_disconnected(receive))
-        sending = asyncio.ensure_future(self._send_all(scope, send))
+        sending = asyncio.ensure_future(self._send_all(send))
         try:
-            await asyncio.wait({gone, sending}, return_when=asyncio.FIRST_COMPLETED)
+            while not (gone.done() or sending.done()):
+                await asyncio.wait(
+                    {gone, sending},
+                    timeout=self._stall_limit_s / 4,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if self._is_stalled():
+                    logger.warning("a client read nothing for %g s: dropped", self._stall_limit_s)
+                    scope["extensions"][ABORT_CONNECTION]()
+                    break
             if sending.done():
                 sending.result()
         finally:
@@ -84,22 +95,24 @@ class EventStream(Response):
             await _finish(gone, sending)
             await self._chunks.aclose()
 
-    async def _send_all(self, scope: Scope, send: Send) -> None:
+    def _is_stalled(self) -> bool:
+        since = self._sending_since
+        return since is not None and time.monotonic() - since > self._stall_limit_s
+
+    async def _send_all(self, send: Send) -> None:
         chunk = await anext(self._chunks, b"")
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            while chunk:
-                await self._send(send, chunk, more=True)
-                try:
-                    chunk = await anext(self._chunks, b"")
-                except ServerError as error:
-                    await self._send(send, self._error_event(error), more=True)
-                    break
-            await self._send(send, b"", more=False)
-        except TimeoutError:
-            logger.warning("a client read nothing for %g s: dropped", self._stall_limit_s)
-            scope["extensions"][ABORT_CONNECTION]()
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        while chunk:
+            await self._send(send, chunk, more=True)
+            try:
+                chunk = await anext(self._chunks, b"")
+            except ServerError as error:
+                await self._send(send, self._error_event(error), more=True)
+                break
+        await self._send(send, b"", more=False)
 
     async def _send(self, send: Send, body: bytes, *, more: bool) -> None:
-        async with asyncio.timeout(self._stall_limit_s):
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+        # noted and looked at now and then: a timer for each token would cost more than its text
+        self._sending_since = time.monotonic()
+        await send({"type": "http.response.body", "body": body, "more_body": more})
+        self._sending_since = None

@@ -133,11 +133,10 @@ def test_tokens_that_wait_are_bounded():
 
 
 def test_huge_prompts_leave_the_probes_alone(fake):
-    """8 prompts of 8 MiB at once, again and again, as text, as escapes, as ids and as a chat."""
+    """8 prompts of 8 MiB at once, again and again: as a text, ids, many texts and as a chat."""
     size = 8 * 2**20
     bodies = [
         json.dumps({"prompt": "a" * size}).encode(),
-        b'{"prompt": "' + b"\\u00e9" * (size // 6) + b'"}',
         b'{"prompt": [' + b"1," * (size // 2) + b"1]}",
         json.dumps({"prompt": ["ab"] * 1000 + ["a" * size]}).encode(),
     ]
