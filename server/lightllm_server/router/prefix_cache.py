@@ -32,7 +32,7 @@ _EMPTY: Int32Array = np.empty(0, dtype=np.int32)
 
 class Node:
     """tokens, slots: [length]; end: length of the path up to and with this node; number: its place
-    in the `NodeTable`; step: the step that writes the slots, -1 once that is certain.
+    in the `NodeTable`; step: the newest step that writes its slots, -1 if none can be in flight.
     """
 
     __slots__ = (
@@ -130,13 +130,21 @@ class PrefixCache:
     # ------------------------------------------------------------ growing
 
     def extend(self, node: Node, tokens: Int32Array, slots: Int32Array, step: int) -> Node | None:
-        """Hang a chunk that `step` writes below `node`, whose lock moves on to the new node.
+        """Hang a chunk that `step` writes below `node`; returns the node to be held instead.
 
         None if the tree already knows the chunk's first token there, or `node` is detached: nothing
-        changes then.
+        changes then. A chunk that nobody else has met grows in place, so that paths stay short.
         """
         if not node.cached or int(tokens[0]) in node.children:
             return None
+        if node.step >= 0 and node.locks == 1 and not node.children:
+            node.tokens = np.concatenate([node.tokens, tokens])
+            node.slots = np.concatenate([node.slots, slots])
+            node.end += len(slots)
+            node.step = step
+            self.table.lengths[node.number] = len(node.slots)
+            self.num_cached += len(slots)
+            return node
         child = self._add(node, tokens, slots, step)
         child.locks = 1
         return child
@@ -189,7 +197,7 @@ class PrefixCache:
         return freed
 
     def purge(self, steps: set[int]) -> tuple[set[Node], list[Int32Array]]:
-        """Forget all that abandoned `steps` were to write, and all below it.
+        """Forget all that `steps`, every one in flight, were to write, and all below it.
 
         Returns the nodes forgotten and the slots of those that nobody holds; the others are
         detached.
