@@ -213,8 +213,8 @@ BODIES: list[BadBody] = [
     BadBody("number", CHAT, b"1"),
     BadBody("half a body", CHAT, b'{"messages": [{"role": "user"'),
     BadBody("trailing garbage", COMPLETION, b'{"prompt": "x"} x'),
-    BadBody("100k deep arrays", COMPLETION, b'{"prompt": ' + b"[" * 100_000),
-    BadBody("100k deep objects", CHAT, b'{"a":' * 100_000),
+    BadBody("100k deep arrays", COMPLETION, b'{"prompt": ' + b"[" * 100_000, (400, 413)),
+    BadBody("100k deep objects", CHAT, b'{"a":' * 100_000, (400, 413)),
     BadBody("invalid UTF-8", COMPLETION, b'{"prompt": "\xff\xfe"}'),
     BadBody("lone surrogate", COMPLETION, b'{"prompt": "\\ud800"}'),
     BadBody(

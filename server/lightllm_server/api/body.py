@@ -26,7 +26,7 @@ _DISCARD_DEADLINE_S = 2.0
 _MAX_SHOWN_CHARS = 40
 # what a body may hold beyond the longest prompt
 _SPARE_ITEMS = 2**17
-_SPARE_FIELDS = 2**13
+_SPARE_FIELDS = 2**15
 _MAX_ERRORS = 1000
 
 
