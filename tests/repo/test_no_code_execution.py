@@ -34,12 +34,13 @@ def offences(source: str) -> Iterator[str]:
             called_on_module = isinstance(node.func, ast.Attribute)
             if name in BANNED_CALLS and not (name in {"eval", "exec"} and called_on_module):
                 yield f"line {node.lineno}: {name}()"
+            addresses = [str(getattr(word, "value", "")) for word in node.args]
+            if name in {"bind", "connect"} and any(a.startswith("tcp:") for a in addresses):
+                yield f"line {node.lineno}: {name}({addresses[0]})"
             for keyword in node.keywords:
                 value = getattr(keyword.value, "value", None)
                 if (keyword.arg, value) in BANNED_KEYWORDS:
                     yield f"line {node.lineno}: {keyword.arg}={value}"
-        elif isinstance(node, ast.Constant) and str(node.value).startswith("tcp://"):
-            yield f"line {node.lineno}: {node.value}"
 
 
 @pytest.mark.parametrize(

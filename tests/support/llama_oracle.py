@@ -1,4 +1,4 @@
-"""Random checkpoints of many dialects, beside transformers' model of the same weights: the oracle of the engine's tests."""
+"""Random checkpoints of many dialects, beside transformers' model of the same weights."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _LLAMA3 = {
 
 @dataclass(frozen=True, kw_only=True)
 class OracleCase:
-    """config: beside `_SMALL`; rope: rope parameters but theta; generation: generation_config.json."""
+    """config: beside `_SMALL`; rope: parameters but theta; generation: generation_config.json."""
 
     family: str = "llama"
     config: dict[str, Any] = field(default_factory=dict)

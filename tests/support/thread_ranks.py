@@ -1,4 +1,4 @@
-"""Tensor-parallel ranks as threads of one process, so that tp is tested without starting processes."""
+"""Tensor-parallel ranks as threads of one process: tp is tested without starting any."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import reduce
 from pathlib import Path
 
 import torch
-from engine_driver import server_config
 
+from engine_driver import server_config
 from lightllm_server.engine.profile import size_engine
 from lightllm_server.engine.rank_plans import from_message, to_message
 from lightllm_server.engine.rank_process import carry_out
@@ -66,7 +66,7 @@ class ThreadRank:
 
 
 class ThreadedTensorParallel:
-    """`runner` is rank 0's; plans reach the other ranks encoded, as they would between processes."""
+    """`runner` is rank 0's; plans reach the others encoded, as between processes."""
 
     def __init__(self, model_dir: Path, run_dir: Path, size: int, **options: object) -> None:
         config = server_config(model_dir, tp=size, **options)

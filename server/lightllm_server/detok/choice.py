@@ -100,9 +100,7 @@ class ChoiceStream:
         del self._held_tokens[: len(tokens)]
         return "".join(texts), tokens, tuple(texts)
 
-    def _release_text(
-        self, text: str, end: int
-    ) -> tuple[str, list[SampledToken], tuple[str, ...]]:
+    def _release_text(self, text: str, end: int) -> tuple[str, list[SampledToken], tuple[str, ...]]:
         held = self._held_text + text
         size = end - self._num_out
         if not size and not self.finished:
