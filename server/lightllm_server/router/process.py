@@ -213,6 +213,8 @@ def run(config: ServerConfig, run_dir: Path, page: StatusPage) -> None:
     # what was allocated to load never becomes garbage: keep the collector from walking it
     gc.collect()
     gc.freeze()
+    # ended requests leave no cycles: a full walk over ten thousand queued ones would only stall a step
+    gc.set_threshold(100_000, 50, 1000)
     row.state = State.READY
     logger.info(
         "model ready: %s, %s on %s, tp %d, %d KV slots (%s), %d tokens per step",
