@@ -213,7 +213,7 @@ def run(config: ServerConfig, run_dir: Path, page: StatusPage) -> None:
     # what was allocated to load never becomes garbage: keep the collector from walking it
     gc.collect()
     gc.freeze()
-    # ended requests leave no cycles: a full walk over ten thousand queued ones would only stall a step
+    # ended requests leave no cycles: a full walk over thousands of queued ones only stalls a step
     gc.set_threshold(100_000, 50, 1000)
     row.state = State.READY
     logger.info(
