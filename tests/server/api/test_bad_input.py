@@ -144,12 +144,13 @@ def test_no_prompt_text_is_echoed_in_errors(server):
         assert secret not in answer.body.decode()
 
 
+GOOD_HEAD = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+HALF_HEAD = b"GET /livez HTTP/1.1\r\nX-"
+
+
 @pytest.mark.whole
-@pytest.mark.parametrize("sent", [b"", b"GET /livez HTTP/1.1\r\nX-", b"GET /livez HTTP/1.1\r\n"])
-@pytest.mark.parametrize("first", [b"", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize(("first", "sent"), [(b"", b""), (b"", HALF_HEAD), (GOOD_HEAD, HALF_HEAD)])
 def test_headers_that_do_not_come_are_cut_off(server, first, sent):
-    if first and not sent:
-        pytest.skip("an idle connection may stay")
     began = time.monotonic()
     with socket.create_connection(address(server.url), timeout=40) as connection:
         connection.sendall(first)

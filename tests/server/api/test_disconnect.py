@@ -88,7 +88,9 @@ def cut_at_random(url: str, chance: random.Random) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
-@pytest.mark.parametrize("num_cuts", [60, pytest.param(500, marks=pytest.mark.whole)])
+@pytest.mark.parametrize(
+    "num_cuts", [60, pytest.param(500, marks=[pytest.mark.whole, pytest.mark.timeout(1200)])]
+)
 def test_cuts_at_any_byte_free_all_slots(server, num_cuts):
     chance = random.Random(1)
     for number in range(num_cuts):
