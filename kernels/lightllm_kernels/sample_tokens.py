@@ -1,9 +1,9 @@
 """Choose the next token of each row: argmax, or temperature → top-k → top-p → min-p → Gumbel
 argmax.
 
-Filters work by thresholds on the logits, so tokens that tie with the last kept one are all kept
-(as in transformers' top-k) and the result does not depend on how a sort breaks ties. Between equal
-scores the lowest id wins.
+Each filter is a threshold on the scores, so tokens that tie with the last kept one are all kept (as
+in transformers' top-k) and the result does not depend on how a sort breaks ties. Of equal logits a
+greedy row takes the lowest id.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import torch
 from lightllm_kernels.checks import require_shape
 from lightllm_kernels.token_noise import gumbel_noise
 
-__all__ = ["RandomRows", "keep_thresholds", "make_random_rows", "sample_tokens"]
+__all__ = ["RandomRows", "make_random_rows", "sample_tokens"]
 
-# candidates looked at before a whole row is sorted; on the CPU a sort of 32000 costs 20 times a
-# top-k of 256
+# candidates looked at before a whole row is sorted: on the CPU a full sort costs 20 times as much
 _FIRST_CANDIDATES = 256
+# more than top-k asks for, so that tokens that tie with the last one are seen too
+_SPARE_CANDIDATES = 32
 
 
 @dataclass(frozen=True, slots=True)
 class RandomRows:
     """The K rows of a batch that are not greedy; all tensors [K] on the logits' device.
 
-    max_top_k: the largest top-k, or 0 if a row has none. truncates, has_min_p: whether any row
-    filters.
+    max_top_k: the largest top-k, or 0 if a row has none. truncates: whether any row has a filter;
+    has_top_p: whether any has that one.
     """
 
     rows: torch.Tensor
@@ -40,7 +41,7 @@ class RandomRows:
     positions: torch.Tensor
     max_top_k: int
     truncates: bool
-    has_min_p: bool
+    has_top_p: bool
 
 
 def make_random_rows(
@@ -73,52 +74,11 @@ def make_random_rows(
         seeds=torch.tensor(seeds, dtype=torch.int64, device=device),
         positions=torch.tensor(positions, dtype=torch.int64, device=device),
         max_top_k=max(top_k) if bounded else 0,
-        truncates=any(k > 0 for k in top_k) or any(p < 1 for p in top_p),
-        has_min_p=any(p > 0 for p in min_p),
+        truncates=any(k > 0 for k in top_k)
+        or any(p < 1 for p in top_p)
+        or any(p > 0 for p in min_p),
+        has_top_p=any(p < 1 for p in top_p),
     )
-
-
-def keep_thresholds(
-    scores: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, *, max_top_k: int
-) -> torch.Tensor:
-    """The lowest score that top-k, then top-p over what is left, keep.
-
-    scores: [K, V] float32 logits after temperature; top_k: [K] int64, <= 0 for off; top_p: [K]
-    float32
-    max_top_k: the largest top-k if every row has one, else 0
-    Returns [K, 1] float32.
-    """
-    vocab = scores.shape[1]
-    width = min(max_top_k or _FIRST_CANDIDATES, vocab)
-    if scores.is_cuda and not max_top_k:
-        width = vocab  # a look at the candidates would wait for the device; its sort is cheap
-    while True:
-        limits, settled = _candidate_thresholds(scores, top_k, top_p, scores.topk(width).values)
-        if width == vocab or scores.is_cuda or bool(settled.all()):
-            return limits
-        width = min(width * 16, vocab)
-
-
-def _candidate_thresholds(
-    scores: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, best: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Thresholds [K, 1] from each row's `best` [K, width] scores, and whether those sufficed, [K]
-    bool.
-    """
-    width = best.shape[1]
-    limited = (top_k > 0) & (top_k < scores.shape[1])
-    kth = best.gather(1, (top_k - 1).clamp(0, width - 1).unsqueeze(1))
-    kth = kth.masked_fill(~limited.unsqueeze(1), float("-inf"))
-    kept = scores.masked_fill(scores < kth, float("-inf"))
-    probs = (best - kept.logsumexp(1, keepdim=True)).exp().masked_fill_(best < kth, 0.0)
-    mass = probs.cumsum(1)
-    # a token stays while the mass before it is below top_p; the best one always does
-    stays = (mass - probs) < top_p.unsqueeze(1)
-    stays[:, 0] = True
-    last = best.gather(1, stays.sum(1, keepdim=True) - 1)
-    limits = torch.where(top_p.unsqueeze(1) < 1, torch.maximum(last, kth), kth)
-    enough_mass = (top_p >= 1) | (mass[:, -1] >= top_p) | (best[:, -1] <= kth.squeeze(1))
-    return limits, enough_mass & (~limited | (top_k <= width))
 
 
 def sample_tokens(logits: torch.Tensor, random_rows: RandomRows | None) -> torch.Tensor:
@@ -134,14 +94,55 @@ def sample_tokens(logits: torch.Tensor, random_rows: RandomRows | None) -> torch
         return ids
     scores = logits.index_select(0, random_rows.rows)
     scores.div_(random_rows.temperature.unsqueeze(1))
-    if random_rows.truncates:
-        limit = keep_thresholds(
-            scores, random_rows.top_k, random_rows.top_p, max_top_k=random_rows.max_top_k
-        )
-        scores.masked_fill_(scores < limit, float("-inf"))
-    if random_rows.has_min_p:
-        limit = scores.amax(1, keepdim=True) + random_rows.min_p.log().unsqueeze(1)
-        scores.masked_fill_(scores < limit, float("-inf"))
     token_ids = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
+    if random_rows.truncates:
+        scores, token_ids = _filtered_candidates(scores, random_rows)
     scores.add_(gumbel_noise(random_rows.seeds, random_rows.positions, token_ids))
-    return ids.index_copy_(0, random_rows.rows, scores.argmax(-1))
+    drawn = scores.argmax(-1)
+    if random_rows.truncates:
+        drawn = token_ids.gather(1, drawn.unsqueeze(1)).squeeze(1).long()
+    return ids.index_copy_(0, random_rows.rows, drawn)
+
+
+def _filtered_candidates(
+    scores: torch.Tensor, rows: RandomRows
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """scores: [K, V] -> (scores [K, W] float32, -inf where a filter drops it; ids [K, W] int32).
+
+    The W best of each row are all that its filters can keep.
+    """
+    vocab = scores.shape[1]
+    width = rows.max_top_k + _SPARE_CANDIDATES if rows.max_top_k else _FIRST_CANDIDATES
+    if scores.is_cuda:
+        width = vocab  # to see whether fewer suffice would wait for the device; its sort is cheap
+    while True:
+        width = min(width, vocab)
+        best, ids = scores.topk(width)
+        limits = _thresholds(scores, best, rows)
+        if width == vocab or bool((best[:, -1:] < limits).all()):
+            return best.masked_fill_(best < limits, float("-inf")), ids.to(torch.int32)
+        width *= 16
+
+
+def _thresholds(scores: torch.Tensor, best: torch.Tensor, rows: RandomRows) -> torch.Tensor:
+    """The lowest score that the filters keep, [K, 1]; not above the last of `best` if that is too
+    few.
+
+    scores: [K, V]; best: [K, W] its best, descending
+    """
+    width = best.shape[1]
+    top_k, top_p = rows.top_k.unsqueeze(1), rows.top_p.unsqueeze(1)
+    limited = (top_k > 0) & (top_k < scores.shape[1])
+    limits = best.gather(1, (top_k - 1).clamp_(0, width - 1))
+    limits = limits.masked_fill_(~limited, float("-inf"))
+    if rows.has_top_p:
+        kept = best.masked_fill(best < limits, float("-inf"))
+        # top-p looks at what top-k left: candidates, or the whole row
+        total = torch.where(limited, kept.logsumexp(1, True), scores.logsumexp(1, True))
+        probs = (kept - total).exp_()
+        # a token stays while the mass before it is below top_p; the best one always does
+        before = probs.cumsum(1).sub_(probs)
+        last = (before < top_p).sum(1, keepdim=True).clamp_(min=1) - 1
+        limits = torch.where(top_p < 1, torch.maximum(best.gather(1, last), limits), limits)
+    # min-p is relative to the best token, which no other filter drops
+    return torch.maximum(limits, best[:, :1] + rows.min_p.unsqueeze(1).log())

@@ -97,8 +97,10 @@ class EngineConfig:
         "auto",
         "auto: the model's on CUDA; on CPU bfloat16 if the CPU has bf16 instructions, else float32",
     )
-    weight_dtype: Literal["auto", "int8"] = _option(
-        "auto", "int8: linear weights in int8 (CPU only), activations quantised per token"
+    weight_dtype: Literal["auto", "float16", "int8"] = _option(
+        "auto",
+        "linear weights on the CPU: float16 (arithmetic stays in the model's dtype) or int8 "
+        "(activations quantised per token); auto: float16 where the checkpoint loses nothing by it",
     )
     kv_dtype: Literal["auto", "model", "int8"] = _option(
         "auto", "KV cache: the model's dtype or int8 with one scale per token and head"

@@ -117,9 +117,9 @@ def _refuse_contradictions(config: ServerConfig) -> None:
             f"--drain-delay {http.drain_delay:g} contradicts --drain-time {http.drain_time:g}: "
             "the delay is a part of the drain time"
         )
-    if engine.weight_dtype == "int8" and engine.device == "cuda":
+    if engine.weight_dtype != "auto" and engine.device == "cuda":
         raise ConfigError(
-            "--weight-dtype int8 contradicts --device cuda: int8 weights are CPU only"
+            f"--weight-dtype {engine.weight_dtype} contradicts --device cuda: it is CPU only"
         )
     slots, longest = engine.max_total_token_num, router.max_req_total_len
     if slots is not None and longest is not None and longest > slots:

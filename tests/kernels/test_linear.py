@@ -109,6 +109,19 @@ def test_half_weights_refuse_what_does_not_fit():
         HalfWeightLinear(torch.full((8, 8), 70000.0), None)
 
 
+@pytest.mark.skipif("fbgemm" not in ENGINES, reason="this torch has no fbgemm")
+def test_only_weights_of_half_precision_are_stored_so_unasked():
+    weight = torch.randn(64, 64)
+    assert isinstance(pack_linear(weight, None), OneDnnLinear)
+    assert isinstance(pack_linear(weight.half().float(), None), HalfWeightLinear)
+    coarse = weight.bfloat16().float()
+    coarse[0, 0] = 1e-9
+    assert isinstance(pack_linear(coarse, None), HalfWeightLinear)
+    coarse[0, 0] = 1e5
+    assert isinstance(pack_linear(coarse, None), OneDnnLinear)
+    assert isinstance(pack_linear(weight, None, weight_format="float16"), HalfWeightLinear)
+
+
 def test_formats():
     weight = torch.randn(8, 8)
     int8 = pack_linear(weight, None, weight_format="int8")

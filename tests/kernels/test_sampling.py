@@ -14,7 +14,7 @@ from lightllm_kernels.penalties import (
     apply_penalties_reference,
     count_tokens,
 )
-from lightllm_kernels.sample_tokens import keep_thresholds, make_random_rows, sample_tokens
+from lightllm_kernels.sample_tokens import make_random_rows, sample_tokens
 from lightllm_kernels.token_noise import gumbel_noise, gumbel_noise_reference
 
 
@@ -129,24 +129,56 @@ def test_min_p():
     assert int((draw(logits, 3000, min_p=1.0) > 0).sum()) == 1
 
 
-@pytest.mark.parametrize("vocab", [1, 63, 123, 5000])
+def kept_by_sorting(scores, top_k, top_p, min_p):
+    """The ids that a row's filters keep, by a full sort in double precision; and a doubtful one."""
+    values, ids = scores.double().sort(descending=True)
+    width = min(top_k, len(values)) if top_k > 0 else len(values)
+    kept = int((values >= values[width - 1]).sum())
+    if top_p < 1:
+        mass = values[:kept].softmax(-1).cumsum(0)
+        kept = min(int((mass < top_p).sum()) + 1, kept)
+    if min_p > 0:
+        kept = min(kept, int((values >= values[0] + math.log(min_p)).sum()))
+    return set(ids[:kept].tolist()), set(ids[kept - 1 : kept + 1].tolist())
+
+
+@pytest.mark.parametrize("vocab", [1, 63, 123, 3000])
 @pytest.mark.parametrize("spread", [0.01, 1.0, 5.0])
-def test_thresholds_equal_a_full_sort(vocab, spread):
-    scores = torch.randn(6, vocab) * spread
-    top_k = torch.tensor([0, 1, 40, 700, vocab, 5])
-    top_p = torch.tensor([0.9, 1.0, 0.5, 0.999, 0.3, 1.0])
-    limits = keep_thresholds(scores, top_k, top_p, max_top_k=0)
-    for row in range(6):
-        values = scores[row].sort(descending=True).values
-        width = min(int(top_k[row]) or vocab, vocab)
-        probs = values[:width].double().softmax(-1)
-        kept = 1
-        while kept < width and float(probs[:kept].sum()) < float(top_p[row]):
-            kept += 1
-        filtered = width < vocab or top_p[row] < 1
-        found = int((scores[row] >= limits[row]).sum())
-        # float32 sums may put the border one token off
-        assert abs(found - (kept if filtered else vocab)) <= (1 if top_p[row] < 1 else 0)
+def test_a_draw_is_the_noisy_best_of_what_a_full_sort_keeps(vocab, spread):
+    filters = [(0, 0.9, 0.0), (1, 1.0, 0.0), (40, 0.5, 0.0), (700, 0.999, 0.0), (0, 0.3, 0.0)]
+    filters += [(5, 1.0, 0.1), (0, 1.0, 0.5), (vocab, 1.0, 0.0), (300, 0.8, 0.01)]
+    logits = torch.randn(len(filters), vocab) * spread
+    top_k, top_p, min_p = zip(*filters, strict=True)
+    count = len(filters)
+    rows = make_random_rows(
+        range(count), [0.7] * count, top_k, top_p, min_p, range(count), [9] * count, device="cpu"
+    )
+    noise = gumbel_noise(rows.seeds, rows.positions, torch.arange(vocab, dtype=torch.int32))
+    drawn = sample_tokens(logits, rows).tolist()
+    for row, (k, p, m) in enumerate(filters):
+        kept, doubtful = kept_by_sorting(logits[row] / 0.7, k, p, m)
+        noisy = logits[row] / 0.7 + noise[row]
+        expected = {
+            max(ids, key=lambda i: float(noisy[i])) for ids in (kept, kept - doubtful) if ids
+        }
+        assert drawn[row] in expected | doubtful
+
+
+def test_filters_alone_and_together_draw_the_same_token():
+    logits = torch.randn(1, 3000) * 3
+    for filters in ({"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.05}):
+        alone = sample_tokens(logits, random_rows([0], seeds=[11], **filters))
+        others = make_random_rows(
+            [0, 1, 2],
+            [1.0] * 3,
+            [filters.get("top_k", 0), 0, 1000],
+            [filters.get("top_p", 1.0), 0.999, 1.0],
+            [filters.get("min_p", 0.0), 0.0, 0.0],
+            [11, 12, 13],
+            [5] * 3,
+            device="cpu",
+        )
+        assert sample_tokens(logits.expand(3, -1), others)[0] == alone[0]
 
 
 def test_rows_of_a_batch_keep_their_own_filters():

@@ -47,8 +47,11 @@ class ModelShard:
         kv_dtype, self.kv_dtype_reason = resolve_kv_dtype(
             engine, model_config, self.device, self.dtype
         )
-        if engine.weight_dtype == "int8" and self.device.type != "cpu":
-            raise ConfigError("--weight-dtype int8 is for --device cpu; allowed on CUDA: auto")
+        weight_dtype = engine.weight_dtype
+        if weight_dtype != "auto" and self.device.type != "cpu":
+            raise ConfigError(
+                f"--weight-dtype {weight_dtype} is for --device cpu; allowed on CUDA: auto"
+            )
         self.max_length = max_request_length(config, model_config)
         self.num_rows = config.router.running_max_req_size
         self.layout = KVLayout(
@@ -63,7 +66,10 @@ class ModelShard:
             max_length=self.max_length,
             tp=ranks,
             options=WeightOptions(
-                dtype=self.dtype, device=self.device, int8=engine.weight_dtype == "int8"
+                dtype=self.dtype,
+                device=self.device,
+                int8=weight_dtype == "int8",
+                float16=weight_dtype == "float16",
             ),
         )
         self.weight_bytes = load_weights(self._model.loaders(), checkpoint, self._loaded)
