@@ -74,11 +74,8 @@ def decode_attention(
     require(heads % groups == 0, f"{heads} query heads are no multiple of {groups} KV heads")
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    if query.device.type == "cpu":
-        result = _attend_sparse(query, kv, kv_scales, req_to_slots, batch, scale, workspace)
-    else:
-        result = _attend_padded(query, kv, kv_scales, req_to_slots, batch, scale, workspace)
-    return out.copy_(result)
+    attend = _attend_sparse if query.device.type == "cpu" else _attend_padded
+    return attend(query, kv, kv_scales, req_to_slots, batch, scale, workspace, out)
 
 
 def _cpu_plan(
@@ -102,8 +99,8 @@ def _attend_sparse(
     batch: DecodeBatch,
     scale: float,
     workspace: Workspace,
+    out: torch.Tensor,
 ) -> torch.Tensor:
-    """[B, H, D] float32."""
     heads, groups, dim = query.shape[1], kv.shape[1] // 2, kv.shape[2]
     plan = _cpu_plan(heads, kv, req_to_slots, batch)
     states = kv
@@ -128,8 +125,8 @@ def _attend_sparse(
         pool_heads[groups:], plan.columns, plan.offsets, False, 0, False, plan.weights, True
     )[0].view(-1, heads, dim)
     if plan.order is None:
-        return summed
-    return torch.empty_like(summed).index_copy_(0, plan.order, summed)
+        return out.copy_(summed)
+    return out.index_copy_(0, plan.order, summed.to(out.dtype))
 
 
 def _attend_padded(
@@ -140,8 +137,9 @@ def _attend_padded(
     batch: DecodeBatch,
     scale: float,
     workspace: Workspace,
+    out: torch.Tensor,
 ) -> torch.Tensor:
-    """[B, H, D] in query's dtype; waits for nothing on the device."""
+    """Waits for nothing on the device."""
     size, heads, dim = query.shape
     groups = kv.shape[1] // 2
     slots = req_to_slots[:, : batch.max_len].index_select(0, batch.rows).long()
@@ -149,10 +147,11 @@ def _attend_padded(
     slots = torch.where(visible, slots, batch.padding_slot)
     states = gather_kv(kv, kv_scales, slots.view(-1), workspace, query.dtype)
     key, value = states.view(size, batch.max_len, 2 * groups, dim).transpose(1, 2).chunk(2, 1)
-    return functional.scaled_dot_product_attention(
+    result = functional.scaled_dot_product_attention(
         query.reshape(size, groups, -1, dim),
         key,
         value,
         attn_mask=visible.view(size, 1, 1, -1),
         scale=scale,
-    ).reshape(size, heads, dim)
+    )
+    return out.copy_(result.reshape(size, heads, dim))

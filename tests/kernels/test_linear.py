@@ -35,9 +35,9 @@ def float_forms():
 @pytest.mark.parametrize(("form", "dtype"), float_forms())
 @pytest.mark.parametrize("rows", ROWS)
 def test_float(rows, form, dtype, with_bias):
-    weight = torch.randn(200, 130).to(dtype)
-    bias = torch.randn(200).to(dtype) if with_bias else None
-    hidden = torch.randn(rows, 130).to(dtype)
+    weight = torch.randn(600, 450).to(dtype)
+    bias = torch.randn(600).to(dtype) if with_bias else None
+    hidden = torch.randn(rows, 450).to(dtype)
     expected = hidden.double() @ weight.double().T + (bias.double() if with_bias else 0)
     actual = form(weight, bias)(hidden)
     assert actual.dtype == dtype
@@ -111,7 +111,8 @@ def test_half_weights_refuse_what_does_not_fit():
 
 @pytest.mark.skipif("fbgemm" not in ENGINES, reason="this torch has no fbgemm")
 def test_only_weights_of_half_precision_are_stored_so_unasked():
-    weight = torch.randn(64, 64)
+    weight = torch.randn(512, 512)
+    assert isinstance(pack_linear(weight[:64], None), PlainLinear), "small ones are not packed"
     assert isinstance(pack_linear(weight, None), OneDnnLinear)
     assert isinstance(pack_linear(weight.half().float(), None), HalfWeightLinear)
     coarse = weight.bfloat16().float()
