@@ -83,9 +83,15 @@ def test_preempted_and_resumed(tmp_path: Path, make_runner: MakeRunner) -> None:
         prefix_cache=False,
         policy=admission.EfficientAdmission(expected_new_tokens=1),
     )
-    tokens = driver.generate(prompts, max_new_tokens=NUM_OUTPUTS, ignore_eos=False)
+    sampling = {"max_new_tokens": NUM_OUTPUTS, "ignore_eos": False, "prompt_logprobs": 0}
+    requests = [driver.add(prompt, **sampling) for prompt in prompts]
+    driver.run()
     assert driver.scheduler.preempted_total > 0
-    check_greedy(oracle, prompts, tokens)
+    check_greedy(oracle, prompts, [driver.ids(request) for request in requests])
+    for prompt, request in zip(prompts, requests, strict=True):
+        reported = driver.opened[request].prompt_logprobs
+        assert reported is not None
+        assert len(reported.logprobs) == len(prompt)
 
 
 def test_sampled_logprobs_are_of_the_raw_logits(tmp_path: Path, make_runner: MakeRunner) -> None:
