@@ -1,0 +1,40 @@
+"""What the kernel benchmarks share: test first, then the best of many calls."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TESTS = Path(__file__).parents[2] / "tests" / "kernels"
+
+
+def require_passing(test: str) -> None:
+    """Run a kernel's tests; leave without printing a number if one fails."""
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", str(TESTS / test)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"{test} fails, so there is nothing to measure:\n{result.stdout[-2000:]}")
+
+
+def best_ms(function: Callable[[], object], seconds: float = 0.5) -> float:
+    """The shortest of the calls that fit into `seconds`, after two to warm up."""
+    function()
+    function()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        function()
+        best = min(best, time.perf_counter() - start)
+    return best * 1e3
+
+
+def copy_gb_per_s() -> float:
+    """Bytes read and written per second by a copy that no cache holds, in GB/s."""
+    import torch
+
+    source = torch.ones(64 * 2**20)
+    destination = torch.empty_like(source)
+    return 2 * source.nbytes / best_ms(lambda: destination.copy_(source)) / 1e6
