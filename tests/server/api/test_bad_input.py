@@ -51,7 +51,8 @@ def neighbour(server):
     yield
     thread.over.set()
     thread.join(60)
-    assert len(thread.bodies) >= 2
+    # one may have lasted throughout on a slow machine
+    assert thread.bodies
     assert set(thread.bodies) == {alone}
     assert server.pids() == pids
     assert server.survivors() == list(pids)
