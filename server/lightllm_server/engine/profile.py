@@ -7,6 +7,7 @@ must agree on is reduced over them.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ __all__ = ["probe_plan", "size_engine"]
 
 # a step on the CPU should stay below half a second, since aborts wait for it: aim below
 _STEP_SECONDS = 0.4
-_LONG_PROBE_SECONDS = 0.2
+_LONG_PROBE_SECONDS = 0.1
 _MAX_RUNS = 6
-_RUNS_NS = 250_000_000
+_RUNS_NS = 150_000_000
 _MIN_BATCH_TOKENS = 64
 _MAX_BATCH_TOKENS = 8192
 _PROBE_CONTEXT = 2048
@@ -36,15 +37,23 @@ _MIN_SLOTS = 16
 _LOGITS_COPIES = 4
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Tokens per step, and the bytes that the largest such step takes beside weights and cache."""
+
+    batch_tokens: int
+    step_bytes: int
+
+
 def size_engine(config: ServerConfig, shard: ModelShard) -> int:
     """Choose the tokens per step and make the KV pool; returns the tokens per step.
 
     Raises ConfigError if memory does not hold what was asked for, or holds next to nothing.
     """
     shard.forward(probe_plan(shard, min(_MIN_BATCH_TOKENS, _most_probed(shard))))
-    tokens = config.router.batch_max_tokens or _choose_batch_tokens(shard)
-    shard.make_pool(_choose_slots(config, shard, tokens))
-    return tokens
+    measured = (_measure_cuda if shard.device.type == "cuda" else _measure_cpu)(config, shard)
+    shard.make_pool(_choose_slots(config, shard, measured))
+    return measured.batch_tokens
 
 
 def probe_plan(shard: ModelShard, num_tokens: int) -> StepPlan:
@@ -91,50 +100,72 @@ def _most_probed(shard: ModelShard) -> int:
     return shard.num_rows * max(1, min(shard.max_length, _PROBE_CONTEXT) // 2)
 
 
-def _choose_batch_tokens(shard: ModelShard) -> int:
-    """CUDA: the most. CPU: what a step of `_STEP_SECONDS` holds, a multiple of 64."""
+def _measure_cuda(config: ServerConfig, shard: ModelShard) -> _Measured:
+    tokens = config.router.batch_max_tokens or min(_MAX_BATCH_TOKENS, _most_probed(shard))
+    torch.cuda.reset_peak_memory_stats(shard.device)
+    held = torch.cuda.memory_allocated(shard.device)
+    _run(shard, probe_plan(shard, min(tokens, _most_probed(shard))))
+    torch.cuda.synchronize(shard.device)
+    return _Measured(tokens, torch.cuda.max_memory_allocated(shard.device) - held)
+
+
+def _measure_cpu(config: ServerConfig, shard: ModelShard) -> _Measured:
+    """Unless told the tokens per step: what one of `_STEP_SECONDS` holds, a multiple of 64."""
     most = min(_MAX_BATCH_TOKENS, _most_probed(shard))
-    if shard.device.type == "cuda":
-        return most
+    memory = PeakMemory()
+    if (told := config.router.batch_max_tokens) is not None:
+        _run(shard, probe_plan(shard, min(told, _most_probed(shard))))
+        return _Measured(told, memory.growth())
     tokens = min(_MIN_BATCH_TOKENS, most)
-    seconds = _seconds(shard, tokens)
+    seconds = _step_seconds(shard, tokens)
     longer = min(most, int(tokens * _LONG_PROBE_SECONDS / seconds))
-    if longer > tokens:
+    if longer > 2 * tokens:
         # a longer step costs less per token
-        tokens, seconds = longer, _seconds(shard, longer)
+        memory = PeakMemory()
+        tokens, seconds = longer, _step_seconds(shard, longer)
     chosen = int(tokens * _STEP_SECONDS / seconds) // 64 * 64
-    return max(_MIN_BATCH_TOKENS, min(chosen, _MAX_BATCH_TOKENS))
+    chosen = max(_MIN_BATCH_TOKENS, min(chosen, _MAX_BATCH_TOKENS))
+    # activations grow with the tokens
+    return _Measured(chosen, int(memory.growth() * max(1.0, chosen / tokens)))
 
 
-def _seconds(shard: ModelShard, num_tokens: int) -> float:
-    """The fastest of a few runs (something else may be using the cores), on the slowest rank."""
+def _run(shard: ModelShard, plan: StepPlan) -> None:
+    shard.sample_logits(shard.forward(plan), plan)
+
+
+def _step_seconds(shard: ModelShard, num_tokens: int) -> float:
+    """The fastest of a few runs, on the slowest rank.
+
+    Measured in this thread's CPU time, which equals the time on the clock when the cores are ours:
+    what the other processes of the server take while they start must not count for good.
+    """
     plan = probe_plan(shard, num_tokens)
     fastest, spent, runs = 2**62, 0, 0
     # the ranks must run equally often, hence the decision over what the slowest spent
     while runs < 2 or (runs < _MAX_RUNS and shard.ranks.largest(spent) < _RUNS_NS):
-        began = time.perf_counter_ns()
-        shard.sample_logits(shard.forward(plan), plan)
-        nanoseconds = time.perf_counter_ns() - began
+        began = time.thread_time_ns()
+        _run(shard, plan)
+        nanoseconds = time.thread_time_ns() - began
         fastest, spent, runs = min(fastest, nanoseconds), spent + nanoseconds, runs + 1
     return max(1, shard.ranks.largest(fastest)) / 1e9
 
 
-def _choose_slots(config: ServerConfig, shard: ModelShard, batch_tokens: int) -> int:
-    room = _room_for_cache(config, shard, batch_tokens) // shard.layout.bytes_per_token
-    room = shard.ranks.smallest(room)
+def _choose_slots(config: ServerConfig, shard: ModelShard, measured: _Measured) -> int:
+    room = _room_for_cache(config, shard, measured) // shard.layout.bytes_per_token
+    room = max(0, shard.ranks.smallest(room))
     wanted = config.engine.max_total_token_num
+    share = f"--mem-fraction {config.engine.mem_fraction:g} of the memory"
+    if wanted is not None and wanted > room:
+        raise ConfigError(
+            f"--max-total-token-num is {wanted}, but {share} holds {room} slots of "
+            f"{shard.layout.bytes_per_token} bytes beside the weights"
+        )
     if wanted is not None:
-        if wanted > room:
-            raise ConfigError(
-                f"--max-total-token-num is {wanted}, but --mem-fraction "
-                f"{config.engine.mem_fraction:g} of the memory holds {max(room, 0)} slots of "
-                f"{shard.layout.bytes_per_token} bytes beside the weights"
-            )
         return wanted
     if room < _MIN_SLOTS:
         raise ConfigError(
-            f"--mem-fraction {config.engine.mem_fraction:g} of the memory leaves room for "
-            f"{max(room, 0)} KV cache slots beside the weights, needed: {_MIN_SLOTS} at least"
+            f"{share} leaves room for {room} KV cache slots beside the weights, needed: "
+            f"{_MIN_SLOTS} at least"
         )
     most = shard.num_rows * shard.max_length
     if shard.device.type == "cpu":
@@ -142,23 +173,15 @@ def _choose_slots(config: ServerConfig, shard: ModelShard, batch_tokens: int) ->
     return min(room, most)
 
 
-def _room_for_cache(config: ServerConfig, shard: ModelShard, batch_tokens: int) -> int:
-    """Bytes on this rank, after weights and the largest step, which is run to see what it takes."""
+def _room_for_cache(config: ServerConfig, shard: ModelShard, measured: _Measured) -> int:
+    """Bytes on this rank, beside the weights and the largest step; negative if those do not fit."""
     fraction = config.engine.mem_fraction
-    plan = probe_plan(shard, min(batch_tokens, _most_probed(shard)))
-    logits = _LOGITS_COPIES * 4 * shard.num_rows * shard.model_config.vocab_size
+    vocab_size = shard.model_config.vocab_size
+    step = measured.step_bytes + _LOGITS_COPIES * 4 * shard.num_rows * vocab_size
     if shard.device.type == "cuda":
-        torch.cuda.synchronize(shard.device)
-        torch.cuda.reset_peak_memory_stats(shard.device)
-        shard.sample_logits(shard.forward(plan), plan)
-        torch.cuda.synchronize(shard.device)
+        torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(shard.device)
-        reserved = torch.cuda.memory_reserved(shard.device)
-        elsewhere = total - free - reserved
-        peak = torch.cuda.max_memory_allocated(shard.device)
-        return int(total * fraction) - elsewhere - peak - logits
-    before = read_host_memory()
-    peak_memory = PeakMemory()
-    shard.sample_logits(shard.forward(plan), plan)
-    share = (int(before.total * fraction) - before.used) // shard.ranks.size
-    return share - peak_memory.growth() - logits
+        return int(total * fraction) - (total - free) - step
+    memory = read_host_memory()
+    # the ranks share the machine, and what they have loaded is in use already
+    return (int(memory.total * fraction) - memory.used) // shard.ranks.size - step
