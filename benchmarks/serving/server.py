@@ -40,7 +40,9 @@ class Server:
         # nothing else talks to it, so there is nothing to drain for
         stop = ("--drain-delay", "0")
         self.options = ("--model-dir", str(model_dir), "--host", HOST, *stop, *options)
-        self.command = " ".join(["lightllm-server", *self.options, "--port", str(self.port)])
+        command = " ".join(["lightllm-server", *self.options, "--port", str(self.port)])
+        # what is kept of a run names no user's folder
+        self.command = command.replace(str(Path.home()), "~")
         self._log = tempfile.NamedTemporaryFile(prefix="bench-server-", suffix=".log")  # noqa: SIM115 - closed in __exit__
         binary = Path(sys.executable).with_name("lightllm-server")
         self._start = time.perf_counter()
