@@ -149,6 +149,8 @@ class TextOptions(_Message, frozen=True, kw_only=True):
     """What detok needs to know of a request; the router passes it on unread."""
 
     stop: tuple[str, ...] = ()
+    # stop strings count from this token on
+    min_new_tokens: Count = 0
     include_stop: bool = False
     skip_special_tokens: bool = True
     # per-token text of the LightLLM routes and logprobs need every token reported, also those

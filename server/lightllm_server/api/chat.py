@@ -92,6 +92,7 @@ async def _start(service: Service, request: Request, body: ChatRequest, arrived_
                 sampling,
                 TextOptions(
                     stop=tuple(body.stop or ()),
+                    min_new_tokens=body.min_tokens or 0,
                     include_stop=bool(body.include_stop_str_in_output),
                     skip_special_tokens=body.skip_special_tokens is not False,
                     every_token=bool(body.logprobs),

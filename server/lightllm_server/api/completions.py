@@ -122,6 +122,7 @@ async def _start(
                 sampling,
                 TextOptions(
                     stop=tuple(body.stop or ()),
+                    min_new_tokens=body.min_tokens or 0,
                     include_stop=bool(body.include_stop_str_in_output),
                     skip_special_tokens=body.skip_special_tokens is not False,
                     every_token=body.logprobs is not None,

@@ -73,6 +73,7 @@ async def _start(
                 sampling,
                 TextOptions(
                     stop=tuple(params.stop_sequences or ()),
+                    min_new_tokens=params.min_new_tokens,
                     skip_special_tokens=params.skip_special_tokens,
                     every_token=stream or params.return_details,
                 ),

@@ -29,6 +29,7 @@ class ChoiceStream:
         options = opened.text
         self._texts = texts
         self._every_token = options.every_token
+        self._min_new_tokens = options.min_new_tokens
         self._include_stop = options.include_stop
         self._decoder = Decoder(
             texts, opened.prompt_ids, skip_special_tokens=options.skip_special_tokens
@@ -55,7 +56,9 @@ class ChoiceStream:
             text += self._decoder.flush()
         self._num_chars += len(text)
         end = self._num_chars
-        if self._matcher is not None:
+        if self._matcher is not None and self._num_tokens < self._min_new_tokens:
+            self._matcher.skip(text)
+        elif self._matcher is not None:
             match = self._matcher.feed(text)
             if match is not None:
                 self.cut_short = finish_reason is None

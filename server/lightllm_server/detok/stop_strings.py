@@ -77,6 +77,10 @@ class StopMatcher:
         self._num_chars += len(text)
         return None
 
+    def skip(self, text: str) -> None:
+        """Pass over text in which no match begins or ends; not after `feed`."""
+        self._num_chars += len(text)
+
     @property
     def num_safe(self) -> int:
         """Characters from the start of the text that no later match can take back."""

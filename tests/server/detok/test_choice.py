@@ -106,6 +106,14 @@ def test_text_that_may_become_a_stop_string_is_held_and_given_back():
     assert [piece.text for piece in pieces] == ["x", "aby"]
 
 
+def test_stop_strings_count_from_the_least_token_on():
+    encode = BYTE_LEVEL.tokenizer.encode
+    ids = [encode(char, add_special_tokens=False).ids[0] for char in "abcabcx"]
+    for least, kept in ((0, "a"), (2, "a"), (3, "abca"), (5, "abca"), (6, "abcabcx")):
+        pieces, _ = sample(BYTE_LEVEL, ids, TextOptions(stop=("bc", "b"), min_new_tokens=least))
+        assert "".join(piece.text for piece in pieces) == kept, least
+
+
 def test_a_stop_token_counts_and_has_no_text():
     tokenizer = BYTE_LEVEL.tokenizer
     [the] = tokenizer.encode("the", add_special_tokens=False).ids
