@@ -36,6 +36,7 @@ __all__ = ["router"]
 router = APIRouter()
 
 _DEFAULT_MAX_TOKENS = 16
+_MAX_PROMPT_LOGPROBS = 2**19
 
 
 @router.post("/v1/completions", openapi_extra=request_body(CompletionRequest))
@@ -87,6 +88,16 @@ def _check_options(body: CompletionRequest) -> None:
         raise RequestError("max_tokens: got 0, must be at least 1 without echo", field="max_tokens")
 
 
+def _check_prompt_logprobs(num_tokens: int, num_tops: int) -> None:
+    # a prompt's travel in one message, with a text each
+    if num_tokens * (1 + num_tops) > _MAX_PROMPT_LOGPROBS:
+        raise RequestError(
+            f"logprobs: {num_tops} and the token's own for each of {num_tokens} prompt tokens "
+            f"are more than {_MAX_PROMPT_LOGPROBS} log probabilities",
+            field="logprobs",
+        )
+
+
 def _echoed(service: Service, prompts: list[PromptValue]) -> list[str]:
     return [
         prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
@@ -116,6 +127,8 @@ async def _start(
             "prompt",
             add_special_tokens=body.add_special_tokens is not False,
         )
+        if sampling.prompt_logprobs is not None:
+            _check_prompt_logprobs(max(map(len, encoded)), sampling.prompt_logprobs)
         return service.start(
             Work(
                 encoded,
