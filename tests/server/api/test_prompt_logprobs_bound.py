@@ -1,6 +1,7 @@
 """Prompt log probabilities travel in one message: what the api lets through must fit into it."""
 
 import pytest
+
 from lightllm_server.api import completions
 from lightllm_server.channels import MAX_MESSAGE_BYTES
 from lightllm_server.errors import RequestError
