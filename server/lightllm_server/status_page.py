@@ -68,6 +68,7 @@ class Field(IntEnum):
     SLOTS_USED = 24
     SLOTS_CACHED = 25
     MAX_RUNNING = 26
+    SLOTS_PEAK = 27
     # router: counters. accepted - STARTED - ENDED_UNSTARTED + PREEMPTED_WAITING = waiting requests
     STARTED = 30
     STARTED_TOKENS = 31

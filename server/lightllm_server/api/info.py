@@ -61,6 +61,7 @@ async def token_load(request: Request) -> Response:
             "current_load": used / total,
             # with the prompts that wait
             "logical_max_load": wanted / total,
-            "dynamic_max_load": wanted / total,
+            # at the worst moment that the router foresees for the running ones
+            "dynamic_max_load": max(wanted, router_row[Field.SLOTS_PEAK]) / total,
         }
     )

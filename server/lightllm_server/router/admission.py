@@ -1,4 +1,4 @@
-"""Whether a set of requests will fit into the KV cache: the policies, pure arithmetic over arrays.
+"""How much of the KV cache a set of requests will need: the policies, pure arithmetic over arrays.
 
 `EfficientAdmission` is LightLLM's peak estimate (`Efficient Router`, lightllm 2023 `req_queue.py`)
 without its defects; `ConservativeAdmission` reserves the worst case. Not here: which requests are
@@ -23,13 +23,12 @@ class Occupancy:
     """B rows that run or ask to, as if all of them ran. Cached prefixes that nobody holds count as
     free.
 
-    num_slots: size of the KV cache. held: [B] tokens that only this row holds once it is prefilled.
+    held: [B] tokens that only this row holds once it is prefilled.
     nodes: [B] number of the tree node of each one's shared prefix. out_lens: [B] tokens sampled so
     far, those in flight included. limits: [B] most output tokens. exact: [B] whether the limit will
     be reached for certain. prefill_steps: [B] steps until it is prefilled, at least.
     """
 
-    num_slots: int
     held: IntArray
     nodes: IntArray
     out_lens: IntArray
@@ -45,13 +44,13 @@ class Occupancy:
 
 
 class AdmissionPolicy(Protocol):
-    """Decides how many waiting requests may join.
+    """Foresees how much cache a set of rows will need; what needs more than there is must wait.
 
-    `fits` must be monotone: a set that fits still does with a row taken away.
+    `peak` must be monotone: no row that joins lowers it.
     """
 
-    def fits(self, rows: Occupancy) -> bool:
-        """Whether all of `rows` may run together."""
+    def peak(self, rows: Occupancy) -> int:
+        """Slots that `rows` need together at their worst moment; 0 without rows."""
         ...
 
 
@@ -68,30 +67,30 @@ class EfficientAdmission:
     expected_new_tokens: int = 1024
     steps_in_flight: int = 1
 
-    def fits(self, rows: Occupancy) -> bool:
-        """Compare the highest of the moments when a row ends, the longest-running still there, with
-        the cache.
+    def peak(self, rows: Occupancy) -> int:
+        """The highest of the moments when a row ends, the longer-running still there.
 
         With rows sorted by remaining length b, longest first, and holding a: peak = max_i(b_i × i +
         Σ_{j≤i} a_j).
         """
+        if not len(rows.held):
+            return 0
         guess = np.maximum((rows.out_lens * 1.1).astype(np.int64), self.expected_new_tokens)
         total = np.where(rows.exact, rows.limits, np.minimum(rows.limits, guess))
         remaining = total - rows.out_lens + self.steps_in_flight + rows.prefill_steps
         order = np.argsort(-remaining, kind="stable")
         counts = np.arange(1, len(order) + 1)
-        peak = (remaining[order] * counts + np.cumsum(rows.held_in(order))).max()
-        return bool(peak <= rows.num_slots)
+        return int((remaining[order] * counts + np.cumsum(rows.held_in(order))).max())
 
 
 @dataclass(frozen=True, slots=True)
 class ConservativeAdmission:
     """Admit what fits if every request uses all its max_new_tokens: preempts nothing, ever."""
 
-    def fits(self, rows: Occupancy) -> bool:
-        """Compare the sum of all worst cases with the cache."""
+    def peak(self, rows: Occupancy) -> int:
+        """The sum of all worst cases."""
         held = rows.held_in(np.arange(len(rows.held)))
-        return bool(held.sum() + (rows.limits - rows.out_lens).sum() <= rows.num_slots)
+        return int(held.sum() + (rows.limits - rows.out_lens).sum())
 
 
 def policy(name: Literal["efficient", "conservative"]) -> AdmissionPolicy:

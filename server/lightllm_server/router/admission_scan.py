@@ -71,7 +71,7 @@ class AdmissionScan:
             if tried == fitting:
                 break
             joined = _join(running, candidates[:tried], self._max_batch_tokens)
-            if self._policy.fits(joined):
+            if self._policy.peak(joined) <= self._ledger.slots.num_slots:
                 fitting = tried
             else:
                 too_many = tried
@@ -98,7 +98,12 @@ class AdmissionScan:
 
     def fits(self, candidates: list[tuple[Request, Node]]) -> bool:
         """Ask the policy about the running rows and the candidates together."""
-        return self._policy.fits(_join(self._running(), candidates, self._max_batch_tokens))
+        joined = _join(self._running(), candidates, self._max_batch_tokens)
+        return self._policy.peak(joined) <= self._ledger.slots.num_slots
+
+    def peak(self) -> int:
+        """Slots that the running rows will need at their worst moment, as the policy foresees."""
+        return self._policy.peak(self._running())
 
     def _candidates(
         self, budget: int, prefill: PrefillSet, oldest_step: int
@@ -124,7 +129,6 @@ class AdmissionScan:
         lengths = np.maximum(table.lengths[rows], path_lens)
         to_prefill = np.maximum(targets - lengths, 0)
         return Occupancy(
-            num_slots=self._ledger.slots.num_slots,
             held=lengths + to_prefill - path_lens,
             nodes=table.nodes[rows],
             out_lens=table.out_lens[rows],
@@ -150,7 +154,6 @@ def _join(
             exact.append(request.message.sampling.ignore_eos)
     prefill_steps = -(-np.array(held, dtype=np.int64) // max_batch_tokens)
     return Occupancy(
-        num_slots=running.num_slots,
         held=_append(running.held, held),
         nodes=_append(running.nodes, nodes),
         out_lens=_append(running.out_lens, out_lens),

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 # a layer may be slow on a busy CPU, but a step that takes longer than this is lost
 _STEP_TIMEOUT_S = 600.0
 _IDLE_POLL_MS = 500
+_PEAK_PERIOD_S = 0.1
 _MAX_FAILED_STEPS = 20
 _FAILED_STEPS_WINDOW_S = 60.0
 
@@ -67,6 +68,7 @@ class RouterLoop:
         self._to_detok = to_detok
         self._in_flight: deque[tuple[StepPlan, InFlightStep]] = deque()
         self._failures: deque[float] = deque(maxlen=_MAX_FAILED_STEPS)
+        self._peak_due = 0.0
         self._steps_ahead = scheduler.config.steps_ahead
 
     def run_forever(self) -> None:
@@ -150,6 +152,10 @@ class RouterLoop:
     def _publish(self) -> None:
         """Copy the scheduler's gauges and counters to the status page."""
         row, scheduler = self._row, self._scheduler
+        now = time.monotonic()
+        if now >= self._peak_due:
+            row[Field.SLOTS_PEAK] = scheduler.foresee_peak()
+            self._peak_due = now + _PEAK_PERIOD_S
         row[Field.WORK] = scheduler.num_waiting + scheduler.num_running
         row[Field.RUNNING] = scheduler.num_running
         row[Field.RUNNING_ROWS] = scheduler.num_running_rows

@@ -188,6 +188,10 @@ class Scheduler(SchedulerStatus):
         else:
             self._suspects = sorted({*self._suspects, *suspects}, key=_order)
 
+    def foresee_peak(self) -> int:
+        """Slots that the running requests will need at their worst moment, by the policy."""
+        return self._scan.peak()
+
     # ------------------------------------------------------------ steps
 
     def plan(self) -> StepPlan | None:

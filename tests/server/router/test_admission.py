@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ from lightllm_server.router.node_table import NodeTable
 
 
 def occupancy(
-    num_slots: int,
     rows: Sequence[tuple[int, int, int]],
     *,
     exact: bool = True,
@@ -30,7 +27,6 @@ def occupancy(
     held, out_lens, limits = np.array(rows, dtype=np.int64).T
     count = len(rows)
     return Occupancy(
-        num_slots=num_slots,
         held=held,
         nodes=np.array(nodes or [0] * count),
         out_lens=out_lens,
@@ -39,12 +35,6 @@ def occupancy(
         prefill_steps=np.zeros(count, dtype=np.int64),
         tree=tree or NodeTable(),
     )
-
-
-def smallest_fit(policy: admission.AdmissionPolicy, rows: Occupancy) -> int:
-    """The smallest cache that the policy lets these rows into."""
-    sizes = range(10_000)
-    return bisect_left(sizes, True, key=lambda size: policy.fits(replace(rows, num_slots=size)))
 
 
 def simulated_peak(rows: Sequence[tuple[int, int, int]]) -> int:
@@ -60,16 +50,16 @@ def simulated_peak(rows: Sequence[tuple[int, int, int]]) -> int:
 def test_the_example_of_lightllms_documentation() -> None:
     # three requests, tokens held and still to come: (5, 6), (4, 5), (3, 4), sorted by what is to
     # come: peaks 6·1+5, 5·2+9, 4·3+12 = 24; each length counts one more for the step in flight
-    rows = occupancy(0, [(5, 0, 6), (4, 0, 5), (3, 0, 4)])
-    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 24
-    assert smallest_fit(EfficientAdmission(), rows) == 27
+    rows = occupancy([(5, 0, 6), (4, 0, 5), (3, 0, 4)])
+    assert EfficientAdmission(steps_in_flight=0).peak(rows) == 24
+    assert EfficientAdmission().peak(rows) == 27
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_peak_is_that_of_a_run_to_the_end(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = [(int(h), int(o), int(o + r)) for h, o, r in rng.integers(1, 50, size=(12, 3))]
-    got = smallest_fit(EfficientAdmission(steps_in_flight=0), occupancy(0, rows))
+    got = EfficientAdmission(steps_in_flight=0).peak(occupancy(rows))
     assert got == simulated_peak(rows)
 
 
@@ -86,14 +76,14 @@ def test_the_peak_is_that_of_a_run_to_the_end(seed: int) -> None:
 def test_how_much_is_expected_of_a_request(
     out: int, limit: int, exact: bool, remaining: int
 ) -> None:
-    rows = occupancy(0, [(10, out, limit)], exact=exact)
-    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 10 + remaining
+    rows = occupancy([(10, out, limit)], exact=exact)
+    assert EfficientAdmission(steps_in_flight=0).peak(rows) == 10 + remaining
 
 
 def test_the_prefill_still_to_come_delays_the_end() -> None:
-    rows = occupancy(0, [(10, 0, 5)])
+    rows = occupancy([(10, 0, 5)])
     rows.prefill_steps[:] = 3
-    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 10 + 5 + 3
+    assert EfficientAdmission(steps_in_flight=0).peak(rows) == 10 + 5 + 3
 
 
 def test_shared_slots_count_once_and_for_the_longest_lived() -> None:
@@ -101,17 +91,26 @@ def test_shared_slots_count_once_and_for_the_longest_lived() -> None:
     shared = tree.add(0, 100)
     own = tree.add(shared, 7)
     # b = 50 and 10: the shared 100 belong to the first; peak = max(50+100, 10·2+100+7)
-    rows = occupancy(0, [(0, 0, 10), (0, 0, 50)], nodes=[own, shared], tree=tree)
-    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 150
+    rows = occupancy([(0, 0, 10), (0, 0, 50)], nodes=[own, shared], tree=tree)
+    assert EfficientAdmission(steps_in_flight=0).peak(rows) == 150
     # b = 50 for the one with the longer path: (50+107), (10·2+107)
-    rows = occupancy(0, [(0, 0, 50), (0, 0, 10)], nodes=[own, shared], tree=tree)
-    assert smallest_fit(EfficientAdmission(steps_in_flight=0), rows) == 157
-    assert smallest_fit(ConservativeAdmission(), rows) == 107 + 60
+    rows = occupancy([(0, 0, 50), (0, 0, 10)], nodes=[own, shared], tree=tree)
+    assert EfficientAdmission(steps_in_flight=0).peak(rows) == 157
+    assert ConservativeAdmission().peak(rows) == 107 + 60
+
+
+@pytest.mark.parametrize("policy", [EfficientAdmission(), ConservativeAdmission()])
+def test_a_row_more_never_needs_less(policy: admission.AdmissionPolicy) -> None:
+    rng = np.random.default_rng(0)
+    rows = [(int(h), int(o), int(o + r)) for h, o, r in rng.integers(1, 2000, size=(30, 3))]
+    peaks = [policy.peak(occupancy(rows[:count])) for count in range(1, len(rows) + 1)]
+    assert peaks == sorted(peaks)
+    assert peaks[0] > 0
 
 
 def test_conservative_reserves_the_sum_of_all_limits() -> None:
-    rows = occupancy(0, [(5, 2, 8), (4, 0, 5)], exact=False)
-    assert smallest_fit(ConservativeAdmission(), rows) == 5 + 6 + 4 + 5
+    rows = occupancy([(5, 2, 8), (4, 0, 5)], exact=False)
+    assert ConservativeAdmission().peak(rows) == 5 + 6 + 4 + 5
 
 
 def test_the_command_lines_names() -> None:
