@@ -7,6 +7,8 @@ import json
 import pytest
 
 from http_calls import call, events, get_json, post_json
+from server_process import wait_until
+from stream_clients import start_clients
 
 pytestmark = pytest.mark.slow
 
@@ -147,6 +149,20 @@ def test_token_load_and_info(server):
     assert info["limits"]["max_req_total_len"] == 512
     assert info["num_heads"] == 4
     assert info["chat_template"] is True
+
+
+def test_token_load_foresees_the_peak_of_what_runs(server):
+    total = get_json(server.url, "/info")["max_total_token_num"]
+    clients = start_clients(server.port, 2, 400)
+
+    def load():
+        return get_json(server.url, "/token_load")
+
+    # two outputs of 400 tokens will certainly be held at once, few are held yet
+    wait_until(lambda: load()["dynamic_max_load"] * total >= 800, 5, "the peak is foreseen")
+    for client in clients:
+        client.join()
+    wait_until(lambda: load()["dynamic_max_load"] == 0, 5, "nothing runs")
 
 
 def test_tokenize_and_detokenize_are_inverse(server):
