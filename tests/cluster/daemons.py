@@ -1,0 +1,103 @@
+"""Long-running programs of the cluster: started detached, found again by pid and start time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from errors import ClusterError
+from layout import LOGS, PIDS
+
+
+def _start_time(pid: int) -> int | None:
+    """Clock ticks since boot at which the process began; None if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _pid(name: str) -> int | None:
+    try:
+        noted = json.loads((PIDS / name).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    pid: int = noted["pid"]
+    # a number may have been given to another program since
+    return pid if _start_time(pid) == noted["start"] else None
+
+
+def is_running(name: str) -> bool:
+    return _pid(name) is not None
+
+
+def start(
+    name: str, command: Sequence[str | Path], *, env: Mapping[str, str] | None = None
+) -> bool:
+    """Start it unless it runs; returns whether it had to be started. Its output goes to its log."""
+    if is_running(name):
+        return False
+    for folder in (LOGS, PIDS):
+        folder.mkdir(parents=True, exist_ok=True)
+    with (LOGS / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+    noted = {"pid": process.pid, "start": _start_time(process.pid)}
+    temporary = PIDS / f".{name}"
+    temporary.write_text(json.dumps(noted), encoding="utf-8")
+    temporary.replace(PIDS / name)
+    return True
+
+
+def check(name: str) -> None:
+    """Raises ClusterError with the end of its log if it has ended."""
+    if not is_running(name):
+        raise ClusterError(
+            f"{name} has ended; the end of {LOGS / f'{name}.log'}:\n{log_tail(name)}"
+        )
+
+
+def log_tail(name: str, lines: int = 15) -> str:
+    try:
+        text = (LOGS / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return "(no log)"
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def stop(name: str, timeout: float = 15.0) -> None:
+    """SIGTERM, then SIGKILL; nothing if it does not run."""
+    pid = _pid(name)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + timeout
+        while _pid(name) is not None:
+            if time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            _reap(pid)
+            time.sleep(0.05)
+    (PIDS / name).unlink(missing_ok=True)
+
+
+def _reap(pid: int) -> None:
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+
+
+def names() -> list[str]:
+    """All that were started and not stopped, running or not."""
+    return sorted(path.name for path in PIDS.glob("[!.]*")) if PIDS.is_dir() else []

@@ -1,0 +1,96 @@
+"""CoreDNS on the node's address: names of Services, and the machine's resolver for all others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import binaries
+import daemons
+import kubeconfig
+from control_plane import kubectl
+from layout import CONFIG, DOMAIN, NODE_IP
+from shell import step, wait_until
+
+NAME = "coredns"
+_READY_PORT = 18181
+
+
+def _corefile() -> str:
+    return f"""\
+.:53 {{
+    bind {NODE_IP}
+    errors
+    ready 127.0.0.1:{_READY_PORT}
+    cache 5
+    kubernetes {DOMAIN} in-addr.arpa {{
+        kubeconfig {kubeconfig.path(NAME)}
+        pods insecure
+        ttl 5
+    }}
+    forward . {CONFIG / "upstream-resolv.conf"}
+}}
+"""
+
+
+def start() -> None:
+    """Give it the right to read Services and start it; returns when it is ready."""
+    with step("DNS"):
+        rules = [
+            {"apiGroups": [""], "resources": list(resources), "verbs": ["list", "watch"]}
+            for resources in (("services", "pods", "namespaces", "endpoints"),)
+        ]
+        rules.append(
+            {
+                "apiGroups": ["discovery.k8s.io"],
+                "resources": ["endpointslices"],
+                "verbs": ["list", "watch"],
+            }
+        )
+        role = _object("ClusterRole", rules=rules)
+        binding = _object(
+            "ClusterRoleBinding",
+            roleRef={
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "lightllm:coredns",
+            },
+            subjects=[
+                {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "User",
+                    "name": "lightllm:coredns",
+                }
+            ],
+        )
+        items = {"apiVersion": "v1", "kind": "List", "items": [role, binding]}
+        kubectl("apply", "-f", "-", stdin=json.dumps(items))
+        kubeconfig.write(NAME)
+        upstream = CONFIG / "upstream-resolv.conf"
+        upstream.write_text(Path("/etc/resolv.conf").read_text(encoding="utf-8"), encoding="utf-8")
+        corefile = CONFIG / "Corefile"
+        corefile.write_text(_corefile(), encoding="utf-8")
+        daemons.start(NAME, [binaries.program("coredns"), "-conf", corefile])
+        wait_until(_is_ready, 30, "CoreDNS is ready")
+
+
+def _object(kind: str, **fields: object) -> dict[str, object]:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": kind,
+        "metadata": {"name": "lightllm:coredns"},
+        **fields,
+    }
+
+
+def _is_ready() -> bool:
+    from urllib.error import URLError
+    from urllib.request import ProxyHandler, build_opener
+
+    daemons.check(NAME)
+    try:
+        opener = build_opener(ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{_READY_PORT}/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False

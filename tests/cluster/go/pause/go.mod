@@ -1,0 +1,3 @@
+module lightllm.test/pause
+
+go 1.25.0
