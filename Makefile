@@ -12,7 +12,7 @@ MODEL_DIR ?= examples/demo-model
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock format check test test-all serve demo bench bench-serving train-demo-model
+.PHONY: help setup lock format check test test-all serve demo bench bench-serving train-demo-model cluster-up cluster-down
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -29,9 +29,13 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable . uv==$(UV_VERSION)
 	touch $(STAMP)
 
-lock:  ## recompile requirements.lock from pyproject.toml
-	$(BIN)/uv pip compile --quiet --all-extras --generate-hashes --python-version 3.11 --no-emit-index-url \
-	  --no-annotate --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate \
+  --custom-compile-command 'make lock'
+
+lock:  ## recompile requirements*.lock from pyproject.toml: everything, and what each image needs
+	$(COMPILE) --all-extras --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra operator --constraints requirements.lock --output-file requirements-operator.lock pyproject.toml
+	$(COMPILE) --extra server --constraints requirements.lock --output-file requirements-server.lock pyproject.toml
 
 format: setup  ## format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix-only .
@@ -62,3 +66,9 @@ bench-serving: setup  ## output tokens/s beside transformers and CTranslate2 (JS
 
 train-demo-model: setup  ## train examples/demo-model again (about 5 minutes)
 	$(BIN)/python scripts/train_demo_model.py
+
+cluster-up:  ## a real Kubernetes on this machine (root), for tests and demos: KUBECONFIG=.cluster/kubeconfig
+	$(PYTHON) tests/cluster/cli.py up
+
+cluster-down:  ## end it and leave nothing behind
+	$(PYTHON) tests/cluster/cli.py down

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
+from contextlib import closing
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import binaries
@@ -11,7 +14,6 @@ import daemons
 import kubeconfig
 from layout import (
     API_PORT,
-    API_URL,
     CONFIG,
     DATA,
     ETCD_CLIENT_PORT,
@@ -22,7 +24,7 @@ from layout import (
     POD_RANGE,
     SERVICE_RANGE,
 )
-from shell import run, step, succeeds, wait_until
+from shell import run, step, wait_until
 
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
@@ -162,14 +164,15 @@ def _api_is_ready() -> bool:
 
 def is_ready() -> bool:
     """Whether the API server answers an authenticated request."""
-    certificate, key = certificates.certificate("admin"), certificates.key("admin")
-    return succeeds(
-        [
-            *("curl", "--silent", "--fail", "--max-time", "3", "--noproxy", "*"),
-            *("--cacert", certificates.CA, "--cert", certificate, "--key", key),
-            f"{API_URL}/readyz",
-        ]
-    )
+    try:
+        context = ssl.create_default_context(cafile=certificates.CA)
+        context.load_cert_chain(certificates.certificate("admin"), certificates.key("admin"))
+        connection = HTTPSConnection(NODE_IP, API_PORT, timeout=3, context=context)
+        with closing(connection):
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status == 200
+    except OSError:
+        return False
 
 
 def kubectl(*arguments: str | Path, stdin: str | None = None) -> str:

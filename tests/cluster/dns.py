@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
 
 import binaries
 import daemons
@@ -84,9 +86,6 @@ def _object(kind: str, **fields: object) -> dict[str, object]:
 
 
 def _is_ready() -> bool:
-    from urllib.error import URLError
-    from urllib.request import ProxyHandler, build_opener
-
     daemons.check(NAME)
     try:
         opener = build_opener(ProxyHandler({}))

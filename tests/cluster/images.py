@@ -17,7 +17,7 @@ from shell import run, step, wait_until
 REGISTRY_DAEMON = "registry"
 BASE_IMAGE = "localhost/lightllm-base:bookworm"
 _SUITE = "bookworm"
-_BASE_PACKAGES = "python3,python3-venv,ca-certificates"
+_BASE_PACKAGES = "python3,python3-venv,python3-dev,gcc,libc6-dev,ca-certificates"
 _REGISTRY_CONFIG = f"""\
 version: 0.1
 log: {{level: warn}}
