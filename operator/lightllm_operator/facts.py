@@ -1,4 +1,4 @@
-"""What the operator knows beside the spec: the model, the nodes, the scale decision, the rollout.
+"""What the operator knows beside the spec: the model, the nodes, what the Deployment was made with.
 
 Plain values, read from the cluster by `reconcile`; the pure functions of `sizing`, `manifests` and
 `status` take them as arguments.
@@ -6,100 +6,94 @@ Plain values, read from the cluster by `reconcile`; the pure functions of `sizin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Facts", "HardwareFacts", "ModelFacts", "NodeGpu", "Pinned", "ScaleDecision"]
+__all__ = ["ModelFacts", "NodeGpu", "Pinned", "node_gpu"]
+
+Object = Mapping[str, Any]
+
+_COMPUTE = "nvidia.com/gpu.compute"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """The report of `lightllm-server check`, for one (uri, revision, image).
+    """The report of `lightllm-server check`, for one model and image.
 
-    valid_tp: sizes up to 64. kv_bytes_per_token: bytes over all layers and KV heads, by "model" and "int8".
-    weight_bytes: of all files. memory_per_gpu: bytes needed by tp size. errors: why it cannot be served.
+    valid_tp: sizes that the model allows. weight_bytes: of all files. errors: why it cannot be
+    served; the other values then may be empty.
     """
 
-    family: str
-    architecture: str
-    dtype: str
-    heads: int
-    kv_heads: int
-    head_dim: int
-    max_length: int
-    valid_tp: tuple[int, ...]
-    kv_bytes_per_token: Mapping[str, int]
-    int8_supported: bool
-    int8_reason: str
-    weight_bytes: int
-    memory_per_gpu: Mapping[int, int]
+    family: str = ""
+    heads: int = 0
+    kv_heads: int = 0
+    valid_tp: tuple[int, ...] = ()
+    kv_bytes_per_token: int = 0
+    int8_supported: bool = False
+    int8_reason: str = ""
+    weight_bytes: int = 0
     errors: tuple[str, ...] = ()
+
+    @classmethod
+    def from_report(cls, text: str) -> ModelFacts:
+        """Raises ValueError where `text` is no report."""
+        report = json.loads(text)
+        if not isinstance(report, dict) or "errors" not in report:
+            raise ValueError("no report of lightllm-server check")
+        if report["errors"]:
+            return cls(errors=tuple(report["errors"]))
+        return cls(
+            family=report["family"],
+            heads=report["heads"],
+            kv_heads=report["kv_heads"],
+            valid_tp=tuple(report["valid_tp"]),
+            kv_bytes_per_token=report["kv_bytes_per_token"]["model"],
+            int8_supported=report["int8_kv"]["supported"],
+            int8_reason=report["int8_kv"]["reason"],
+            weight_bytes=report["weight_bytes"],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeGpu:
-    """One node's GPUs by the labels of GPU feature discovery; None where a label is absent.
-
-    compute: (major, minor), e.g. (8, 0). memory_bytes: of one GPU. count: allocatable.
-    """
+    """A node's GPUs by GPU feature discovery's labels; compute: (major, minor), None without."""
 
     node: str
     product: str | None
     compute: tuple[int, int] | None
-    memory_bytes: int | None
-    count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HardwareFacts:
-    """All nodes that match the pods' selector. `readable`: False without access to nodes."""
-
-    nodes: tuple[NodeGpu, ...] = ()
-    readable: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScaleDecision:
-    """The scaler's last word. `replicas`: wanted, inside the spec's bounds. Times are Unix seconds.
-
-    held: why the count was kept though something is missing ("MetricsUnavailable", "StartupHold"), else "".
-    limited: why fewer or more were wanted than given ("TooManyReplicas", "RateLimited", ...), else "".
-    """
-
-    replicas: int
-    waiting: int
-    running: int
-    capacity: float
-    reason: str
-    held: str = ""
-    limited: str = ""
-    decided_at: float = 0.0
-    last_scale_at: float | None = None
+def node_gpu(node: Object) -> NodeGpu:
+    """Read the labels of a Node object."""
+    labels = node["metadata"].get("labels", {})
+    major, minor = labels.get(f"{_COMPUTE}.major"), labels.get(f"{_COMPUTE}.minor", "0")
+    compute = (int(major), int(minor)) if (major or "").isdigit() and minor.isdigit() else None
+    product = labels.get("nvidia.com/gpu.product")
+    return NodeGpu(node=node["metadata"]["name"], product=product, compute=compute)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned:
-    """What the serving Deployment was made with; a newer operator keeps it until the spec changes."""
+    """What the serving Deployment was made with; a newer operator keeps it until the spec changes.
+
+    spec_hash: of the fields of the spec that reach the pods.
+    """
 
     template_version: int
     image: str
-    generation: int
+    spec_hash: str
     tensor_parallel_size: int
     kv_dtype: str
+    kv_reason: str
+    upgrade_request: str | None = None
 
+    def to_json(self) -> str:
+        return json.dumps(
+            {name: getattr(self, name) for name in self.__slots__}, separators=(",", ":")
+        )
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """Everything `manifests.desired` and `status.summarise` may depend on beside the spec.
-
-    replicas_now: of the serving Deployment, None if there is none. surge_unschedulable: a pod of the new
-    revision has been Unschedulable for 10 s or more. any_ready: some serving pod is Ready.
-    """
-
-    model: ModelFacts | None = None
-    hardware: HardwareFacts = HardwareFacts(readable=False)
-    scale: ScaleDecision | None = None
-    pinned: Pinned | None = None
-    replicas_now: int | None = None
-    surge_unschedulable: bool = False
-    any_ready: bool = False
+    @classmethod
+    def from_json(cls, text: str) -> Pinned:
+        return cls(**json.loads(text))

@@ -1,18 +1,21 @@
-"""`DeploymentSpec`: a `LightLLMDeployment` as the user wrote it, parsed and with defaults; no cluster facts here.
+"""`DeploymentSpec`: a `LightLLMDeployment` as the user wrote it, parsed; no facts of the cluster.
 
-The field names, bounds and defaults are those of `crds/lightllmdeployments.serving.lightllm.io.yaml`,
-which is the single source: a test compares the two.
+Field names, bounds and defaults are those of `crds/lightllmdeployments.serving.lightllm.io.yaml`,
+which is the single source: the API server has checked and completed what is parsed here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Literal
+
+from lightllm_operator.errors import SpecError
+from lightllm_operator.names import ANNOTATION_UPGRADE
 
 __all__ = [
     "AutoscalingSpec",
-    "CacheSpec",
     "DeploymentSpec",
     "GpuSpec",
     "KvCacheSpec",
@@ -22,7 +25,17 @@ __all__ = [
     "ScaleRule",
     "SecretKey",
     "ServiceSpec",
+    "parse",
 ]
+
+Object = Mapping[str, Any]
+
+# options that the operator sets from other fields
+_OWNED_OPTIONS = (
+    *("model-dir", "host", "port", "metrics-port", "tp", "device", "dtype", "kv-dtype"),
+    *("mem-fraction", "served-model-name", "drain-time", "api-key-file", "max-req-total-len"),
+    *("log-format", "config"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +51,21 @@ class ModelSpec:
     """Which weights, and how they are served. `max_length`: tokens, prompt and output."""
 
     uri: str
-    revision: str | None = None
     served_name: str | None = None
-    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+    dtype: str = "auto"
     max_length: int | None = None
-    token_secret_ref: SecretKey | None = None
-    credentials_secret: str | None = None
 
     @property
-    def scheme(self) -> str:
-        """hf, s3, pvc or file."""
-        return self.uri.partition("://")[0]
+    def claim(self) -> str | None:
+        """The claim of a pvc:// uri."""
+        scheme, _, rest = self.uri.partition("://")
+        return rest.partition("/")[0] if scheme == "pvc" else None
+
+    @property
+    def path(self) -> str:
+        """Inside the claim, or in the image."""
+        rest = self.uri.partition("://")[2]
+        return rest.partition("/")[2] if self.claim is not None else rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +85,7 @@ class KvCacheSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleRule:
-    """At most `max_pods` per `period_seconds`, after a window in which nothing spoke against it."""
+    """At most `max_pods` per `period_seconds`, once nothing spoke against it for a window."""
 
     stabilization_window_seconds: int
     max_pods: int
@@ -96,16 +113,6 @@ class RolloutSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CacheSpec:
-    """A claim for downloaded models: `claim_name` exists already, `size` makes one. Exactly one is set."""
-
-    claim_name: str | None = None
-    size: str | None = None
-    storage_class_name: str | None = None
-    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSpec:
     type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
     port: int = 80
@@ -114,17 +121,17 @@ class ServiceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodTemplateSpec:
-    """What a namespace user may add to the pods; nothing that gives rights through the operator."""
+    """What a namespace user may add to the pods; nothing that gives rights."""
 
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Mapping[str, Any], ...] = ()
-    affinity: Mapping[str, Any] | None = None
-    topology_spread_constraints: tuple[Mapping[str, Any], ...] = ()
+    tolerations: tuple[Object, ...] = ()
+    affinity: Object | None = None
+    topology_spread_constraints: tuple[Object, ...] = ()
     runtime_class_name: str | None = None
     priority_class_name: str | None = None
-    image_pull_secrets: tuple[str, ...] = ()
+    image_pull_secrets: tuple[Object, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,14 +152,131 @@ class DeploymentSpec:
     drain_timeout_seconds: int = 120
     startup_timeout_seconds: int = 1800
     suspend: bool = False
-    cache: CacheSpec | None = None
     service: ServiceSpec = field(default_factory=ServiceSpec)
     api_key_secret_ref: SecretKey | None = None
     image: str | None = None
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_policy: str | None = None
     extra_args: tuple[str, ...] = ()
-    env: tuple[Mapping[str, Any], ...] = ()
-    resources: Mapping[str, Any] = field(default_factory=dict)
+    env: tuple[Object, ...] = ()
+    resources: Mapping[str, Object] = field(default_factory=dict)
     pod_template: PodTemplateSpec = field(default_factory=PodTemplateSpec)
-    # of the resource's metadata: the value of serving.lightllm.io/upgrade, if any
+    # of the metadata: the value of serving.lightllm.io/upgrade, if any
     upgrade_request: str | None = None
+
+
+def parse(body: Object) -> DeploymentSpec:
+    """Raises SpecError for what the schema cannot refuse."""
+    metadata, spec = body["metadata"], body["spec"]
+    key = spec.get("apiKeySecretRef")
+    autoscaling = spec.get("autoscaling")
+    parsed = DeploymentSpec(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        generation=metadata["generation"],
+        model=_model(spec["model"]),
+        gpu=_gpu(spec.get("gpu", {})),
+        tensor_parallel_size=spec.get("tensorParallelSize"),
+        kv_cache=_kv_cache(spec.get("kvCache", {})),
+        replicas=spec.get("replicas"),
+        autoscaling=None if autoscaling is None else _autoscaling(autoscaling),
+        rollout=_rollout(spec.get("rollout", {})),
+        drain_timeout_seconds=spec.get("drainTimeoutSeconds", 120),
+        startup_timeout_seconds=spec.get("startupTimeoutSeconds", 1800),
+        suspend=spec.get("suspend", False),
+        service=_service(spec.get("service", {})),
+        api_key_secret_ref=None if key is None else SecretKey(name=key["name"], key=key["key"]),
+        image=spec.get("image"),
+        image_pull_policy=spec.get("imagePullPolicy"),
+        extra_args=tuple(spec.get("extraArgs", ())),
+        env=tuple(spec.get("env", ())),
+        resources=spec.get("resources", {}),
+        pod_template=_pod_template(spec.get("podTemplate", {})),
+        upgrade_request=metadata.get("annotations", {}).get(ANNOTATION_UPGRADE),
+    )
+    _check(parsed)
+    return parsed
+
+
+def _check(spec: DeploymentSpec) -> None:
+    if ".." in PurePosixPath(spec.model.path).parts:
+        raise SpecError("spec.model.uri", f"got {spec.model.uri!r}, `..` is not allowed")
+    for index, argument in enumerate(spec.extra_args):
+        option = argument.removeprefix("--").partition("=")[0].replace("_", "-")
+        if argument.startswith("--") and option in _OWNED_OPTIONS:
+            raise SpecError(
+                f"spec.extraArgs[{index}]", f"got --{option}, which the operator sets itself"
+            )
+
+
+def _model(value: Object) -> ModelSpec:
+    return ModelSpec(
+        uri=value["uri"],
+        served_name=value.get("servedName"),
+        dtype=value.get("dtype", "auto"),
+        max_length=value.get("maxLength"),
+    )
+
+
+def _gpu(value: Object) -> GpuSpec:
+    return GpuSpec(
+        count=value.get("count", 1),
+        resource_name=value.get("resourceName", "nvidia.com/gpu"),
+        product=value.get("product"),
+    )
+
+
+def _kv_cache(value: Object) -> KvCacheSpec:
+    return KvCacheSpec(
+        dtype=value.get("dtype", "Auto"), memory_percent=value.get("memoryPercent", 90)
+    )
+
+
+def _autoscaling(value: Object) -> AutoscalingSpec:
+    return AutoscalingSpec(
+        max_replicas=value["maxReplicas"],
+        min_replicas=value.get("minReplicas", 1),
+        target_queue_depth=value.get("targetQueueDepth", 4),
+        tolerance_percent=value.get("tolerancePercent", 10),
+        scale_up=_scale_rule(value.get("scaleUp", {}), window=0, max_pods=4),
+        scale_down=_scale_rule(value.get("scaleDown", {}), window=300, max_pods=1),
+    )
+
+
+def _scale_rule(value: Object, *, window: int, max_pods: int) -> ScaleRule:
+    return ScaleRule(
+        stabilization_window_seconds=value.get("stabilizationWindowSeconds", window),
+        max_pods=value.get("maxPods", max_pods),
+        period_seconds=value.get("periodSeconds", 60),
+    )
+
+
+def _rollout(value: Object) -> RolloutSpec:
+    return RolloutSpec(
+        type=value.get("type", "Auto"),
+        max_surge=value.get("maxSurge"),
+        max_unavailable=value.get("maxUnavailable"),
+        progress_deadline_seconds=value.get("progressDeadlineSeconds", 1800),
+    )
+
+
+def _service(value: Object) -> ServiceSpec:
+    return ServiceSpec(
+        type=value.get("type", "ClusterIP"),
+        port=value.get("port", 80),
+        annotations=value.get("annotations", {}),
+    )
+
+
+def _pod_template(value: Object) -> PodTemplateSpec:
+    return PodTemplateSpec(
+        labels=value.get("labels", {}),
+        annotations=value.get("annotations", {}),
+        node_selector=value.get("nodeSelector", {}),
+        tolerations=tuple(value.get("tolerations", ())),
+        affinity=value.get("affinity"),
+        topology_spread_constraints=tuple(value.get("topologySpreadConstraints", ())),
+        runtime_class_name=value.get("runtimeClassName"),
+        priority_class_name=value.get("priorityClassName"),
+        image_pull_secrets=tuple(value.get("imagePullSecrets", ())),
+    )

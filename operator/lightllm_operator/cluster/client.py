@@ -1,0 +1,172 @@
+"""The API server: read, list, apply and delete objects, as plain dicts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from lightllm_operator.errors import ApiError
+from lightllm_operator.names import FIELD_MANAGER, PLURAL
+
+__all__ = ["Cluster", "path_of"]
+
+Object = dict[str, Any]
+
+_TIMEOUT_S = 30
+_ATTEMPTS = 4
+_PLURALS = {
+    "Deployment": "deployments",
+    "Event": "events",
+    "Job": "jobs",
+    "Lease": "leases",
+    "LightLLMDeployment": PLURAL,
+    "Node": "nodes",
+    "Pod": "pods",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+    "Service": "services",
+}
+
+
+def path_of(api_version: str, kind: str, namespace: str | None, name: str = "") -> str:
+    """The URL path of one object, or without a name of all."""
+    prefix = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"{prefix}{scope}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
+
+
+class Cluster:
+    """Raises ApiError for every answer that is no success; 429, 5xx and lost connections are tried
+    again a few times, since every call may be repeated."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+        self.num_requests = 0
+
+    @classmethod
+    async def connect(cls) -> Cluster:
+        """By the pod's service account, else by the kubeconfig."""
+        try:
+            config.load_incluster_config()  # type: ignore[no-untyped-call]
+        except config.ConfigException:
+            await config.load_kube_config()  # type: ignore[no-untyped-call]
+        return cls(client.ApiClient())
+
+    async def close(self) -> None:
+        await self._api.close()  # type: ignore[no-untyped-call]
+
+    async def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
+        """The object, None if there is none."""
+        try:
+            return await self.request("GET", path_of(api_version, kind, namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None,
+        labels: Mapping[str, str] | None = None,
+    ) -> list[Object]:
+        """All objects with these labels."""
+        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        query = {"labelSelector": selector} if selector else {}
+        found = await self.request("GET", path_of(api_version, kind, namespace), query=query)
+        items: list[Object] = found["items"]
+        return items
+
+    async def apply(
+        self, manifest: Mapping[str, Any], *, manager: str = FIELD_MANAGER, subresource: str = ""
+    ) -> Object:
+        """Server-side apply: of the fields that `manager` owns, exactly these remain."""
+        metadata = manifest["metadata"]
+        path = path_of(
+            manifest["apiVersion"], manifest["kind"], metadata["namespace"], metadata["name"]
+        )
+        query = {"fieldManager": manager, "force": "true"}
+        return await self.request(
+            "PATCH",
+            f"{path}/{subresource}" if subresource else path,
+            query=query,
+            body=manifest,
+            content_type="application/apply-patch+yaml",
+        )
+
+    async def merge(self, path: str, patch: Mapping[str, Any]) -> Object:
+        """A merge patch."""
+        return await self.request(
+            "PATCH", path, body=patch, content_type="application/merge-patch+json"
+        )
+
+    async def create(self, manifest: Mapping[str, Any]) -> Object:
+        path = path_of(manifest["apiVersion"], manifest["kind"], manifest["metadata"]["namespace"])
+        return await self.request("POST", path, body=manifest)
+
+    async def delete(self, api_version: str, kind: str, namespace: str, name: str) -> None:
+        """No error if it is gone already."""
+        path = path_of(api_version, kind, namespace, name)
+        try:
+            await self.request("DELETE", path, body={"propagationPolicy": "Background"})
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        """One call; the decoded answer."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._once(method, path, query, body, content_type)
+            except ApiError as error:
+                again = error.status in (0, 429) or error.status >= 500
+                if not again or attempt == _ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(0.2 * 4**attempt)
+        raise AssertionError("unreachable")
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+    ) -> Object:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        self.num_requests += 1
+        try:
+            answer = await self._api.call_api(
+                method, url, header_params=headers, body=body, _request_timeout=_TIMEOUT_S
+            )
+            data: bytes = await answer.read()  # type: ignore[no-untyped-call]
+            text = data.decode()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ApiError(0, f"{method} {path}: {type(error).__name__}: {error}") from error
+        if answer.status >= 400:
+            raise ApiError(answer.status, f"{method} {path}: {_message(text)}")
+        decoded: Object = json.loads(text)
+        return decoded
+
+
+def _message(text: str) -> str:
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:500]

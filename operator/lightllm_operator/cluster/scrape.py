@@ -1,0 +1,81 @@
+"""The pods' metrics: one small, bounded HTTP request each, all at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from lightllm_operator.autoscale import PodSample
+from lightllm_operator.names import METRICS_PORT
+
+__all__ = ["Scraper"]
+
+_TIMEOUT_S = 2.0
+_MAX_BYTES = 256 * 1024
+_AT_ONCE = 64
+_NEEDED = {
+    "lightllm_queue_size": "waiting",
+    "lightllm_batch_current_size": "running",
+    "lightllm_max_running": "max_running",
+    "lightllm_kv_usage_ratio": "kv_usage",
+    "lightllm_request_count_total": "accepted_total",
+    "lightllm_request_rejected_total": "rejected_total",
+    "lightllm_request_service_duration_sum": "service_seconds_total",
+    "lightllm_request_service_duration_count": "service_count_total",
+}
+
+
+class Scraper:
+    """Asks pods by their addresses."""
+
+    def __init__(self, session: aiohttp.ClientSession, *, port: int = METRICS_PORT) -> None:
+        self._session = session
+        self._port = port
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def scrape(self, pods: Mapping[str, str]) -> dict[str, PodSample]:
+        """pods: name → address. The samples of those that answered in time and in full."""
+        samples = await asyncio.gather(*(self._one(name, ip) for name, ip in pods.items()))
+        return {sample.pod: sample for sample in samples if sample is not None}
+
+    async def _one(self, pod: str, address: str) -> PodSample | None:
+        host = f"[{address}]" if ":" in address else address
+        try:
+            async with (
+                self._slots,
+                asyncio.timeout(_TIMEOUT_S),
+                self._session.get(f"http://{host}:{self._port}/metrics") as answer,
+            ):
+                if answer.status != 200:
+                    return None
+                body = await answer.content.read(_MAX_BYTES + 1)
+                while not answer.content.at_eof() and len(body) <= _MAX_BYTES:
+                    body += await answer.content.read(_MAX_BYTES + 1 - len(body))
+            return None if len(body) > _MAX_BYTES else _sample(pod, body.decode())
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return None
+
+
+def _sample(pod: str, text: str) -> PodSample:
+    """Raises ValueError where a metric is missing or no number."""
+    values: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name in _NEEDED:
+                values[_NEEDED[sample.name]] = float(sample.value)
+    if len(values) < len(_NEEDED):
+        raise ValueError(f"missing metrics: {sorted(set(_NEEDED.values()) - values.keys())}")
+    return PodSample(
+        pod=pod,
+        waiting=int(values["waiting"]),
+        running=int(values["running"]),
+        max_running=int(values["max_running"]),
+        kv_usage=values["kv_usage"],
+        accepted_total=values["accepted_total"],
+        rejected_total=values["rejected_total"],
+        service_seconds_total=values["service_seconds_total"],
+        service_count_total=values["service_count_total"],
+    )

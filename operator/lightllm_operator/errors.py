@@ -1,0 +1,43 @@
+"""What goes wrong, as types.
+
+OperatorError
+├ SpecError         a field of the spec is wrong in a way that the schema cannot say
+├ RefusedError     the spec cannot be run with this model or these nodes; no retry helps
+└ ApiError          the API server refused or did not answer; `retryable` says whether to try again
+"""
+
+from __future__ import annotations
+
+__all__ = ["ApiError", "OperatorError", "RefusedError", "SpecError"]
+
+
+class OperatorError(Exception):
+    """Base of all."""
+
+
+class SpecError(OperatorError):
+    """`field`: its path, e.g. spec.extraArgs[0]."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
+class RefusedError(OperatorError):
+    """`reason`: the condition's, in one word."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ApiError(OperatorError):
+    """status: HTTP status of the answer, 0 without one."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def retryable(self) -> bool:
+        return self.status in (0, 409, 429) or self.status >= 500

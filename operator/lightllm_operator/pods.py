@@ -1,0 +1,132 @@
+"""What the pods' own status says is wrong with them, in one word and with the next step. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+__all__ = ["PodProblem", "find_problem", "is_ready", "is_terminating", "unschedulable_since"]
+
+Object = Mapping[str, Any]
+
+_PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_EXIT_CONFIG = 78
+
+
+@dataclass(frozen=True, slots=True)
+class PodProblem:
+    """reason: of the condition; message: object, cause and next step."""
+
+    reason: str
+    message: str
+
+
+def is_terminating(pod: Object) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def is_ready(pod: Object) -> bool:
+    """Ready, and not on its way out."""
+    return not is_terminating(pod) and _condition(pod, "Ready").get("status") == "True"
+
+
+def unschedulable_since(pod: Object) -> float | None:
+    """Unix seconds since which no node takes the pod, None if one did."""
+    condition = _condition(pod, "PodScheduled")
+    if condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
+        return None
+    at = datetime.fromisoformat(condition["lastTransitionTime"].replace("Z", "+00:00"))
+    return at.timestamp()
+
+
+def find_problem(pods: Iterable[Object]) -> PodProblem | None:
+    """The most telling problem of pods that are not Ready; None while they may just be starting."""
+    problems = [problem for pod in pods if not is_ready(pod) and (problem := _problem(pod))]
+    order = ("OutOfMemory", "CrashLoopBackOff", "ImagePullFailed", "SecretNotFound")
+    ranks = {reason: rank for rank, reason in enumerate(order)}
+    return min(problems, key=lambda p: ranks.get(p.reason, len(ranks)), default=None)
+
+
+def _problem(pod: Object) -> PodProblem | None:
+    name = pod["metadata"]["name"]
+    if unschedulable_since(pod) is not None:
+        return _scheduling_problem(name, _condition(pod, "PodScheduled").get("message", ""))
+    for status in pod.get("status", {}).get("containerStatuses", ()):
+        if problem := _container_problem(name, status):
+            return problem
+    return None
+
+
+def _scheduling_problem(name: str, message: str) -> PodProblem:
+    if "Insufficient" in message and "gpu" in message.lower():
+        return PodProblem(
+            "GPUsUnavailable",
+            f"pod {name}: no node has enough free GPUs ({message}); lower spec.gpu.count or the "
+            "number of pods, or add nodes",
+        )
+    return PodProblem(
+        "Unschedulable",
+        f"pod {name}: {message}; see `kubectl describe pod {name}`",
+    )
+
+
+def _container_problem(name: str, status: Object) -> PodProblem | None:
+    waiting = status.get("state", {}).get("waiting", {})
+    reason, said = waiting.get("reason", ""), waiting.get("message", "")
+    if reason in _PULL:
+        return PodProblem(
+            "ImagePullFailed",
+            f"pod {name}: image {status.get('image')} cannot be pulled ({said[:300]}); check "
+            "spec.image and spec.podTemplate.imagePullSecrets",
+        )
+    if reason == "CreateContainerConfigError":
+        hint = "create the Secret or correct spec.apiKeySecretRef or spec.env"
+        return PodProblem("SecretNotFound", f"pod {name}: {said}; {hint}")
+    ended = status.get("state", {}).get("terminated") or status.get("lastState", {}).get(
+        "terminated"
+    )
+    if not ended:
+        return None
+    if ended.get("reason") == "OOMKilled":
+        return PodProblem(
+            "OutOfMemory",
+            f"pod {name}: killed for lack of memory; raise spec.resources.limits.memory, or lower "
+            "spec.kvCache.memoryPercent",
+        )
+    if ended.get("exitCode") == 0 and not status.get("restartCount"):
+        return None
+    code = ended.get("exitCode")
+    hint = (
+        "the server refuses this model or these options; correct the spec"
+        if code == _EXIT_CONFIG
+        else f"see `kubectl logs --previous {name}`"
+    )
+    return PodProblem(
+        "CrashLoopBackOff",
+        f"pod {name} ended with exit code {code}: {_last_words(ended.get('message', ''))}; {hint}",
+    )
+
+
+def _last_words(message: str) -> str:
+    """The last error of the server's JSON log, or the last line."""
+    words = ""
+    for line in message.strip().splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            words = line
+            continue
+        if isinstance(entry, dict) and "message" in entry:
+            words = str(entry["message"])
+    return words.strip()[-500:] or "no message"
+
+
+def _condition(pod: Object, kind: str) -> Object:
+    for condition in pod.get("status", {}).get("conditions", ()):
+        if condition["type"] == kind:
+            found: Object = condition
+            return found
+    return {}

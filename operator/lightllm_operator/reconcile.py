@@ -1,0 +1,428 @@
+"""One resource, made as its spec says: read, decide by the pure modules, apply, tell.
+
+The only writer of children and status. Level-based: called for every change and from time to time,
+it does the same thing, which is nothing where nothing is to be done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol
+
+from lightllm_operator import manifests
+from lightllm_operator.autoscale import Decision, PodSample
+from lightllm_operator.cluster.client import Cluster, path_of
+from lightllm_operator.containment import contains
+from lightllm_operator.errors import ApiError, RefusedError, SpecError
+from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu
+from lightllm_operator.names import (
+    ANNOTATION_PINNED,
+    ANNOTATION_REPORT,
+    API_VERSION,
+    CHECK,
+    FIELD_MANAGER,
+    KIND,
+    POD_DELETION_COST,
+    SCALE_MANAGER,
+    STATUS_MANAGER,
+    child_labels,
+    selector,
+)
+from lightllm_operator.pods import (
+    PodProblem,
+    find_problem,
+    is_ready,
+    is_terminating,
+    unschedulable_since,
+)
+from lightllm_operator.settings import Settings
+from lightllm_operator.sizing import kv_choice, tensor_parallel_size
+from lightllm_operator.spec import DeploymentSpec, parse
+from lightllm_operator.status import Observation, summarise, transitions
+
+__all__ = ["Key", "Reconciler", "ScaleView"]
+
+logger = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+_SURGE_PATIENCE_S = 10
+_RECHECK_S = 60
+_SOON_S = 5.0
+# fields of the spec that reach no pod: their edits must not restart any
+_POD_FREE = ("replicas", "autoscaling", "suspend", "rollout", "service")
+
+
+class Key(NamedTuple):
+    """A resource."""
+
+    namespace: str
+    name: str
+
+
+class ScaleView(Protocol):
+    """What the scaler knows of a resource."""
+
+    def decision(self, key: Key) -> Decision | None: ...
+    def load(self, key: Key) -> Mapping[str, PodSample]: ...
+    def last_scale_time(self, key: Key) -> str | None: ...
+    def forget(self, key: Key) -> None: ...
+
+
+class Reconciler:
+    """Brings resources and their children in line."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, scaler: ScaleView) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._scaler = scaler
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Seconds after which to come again whatever happens, None if only a change needs it."""
+        owner = await self._cluster.get(API_VERSION, KIND, *key)
+        if owner is None or "deletionTimestamp" in owner["metadata"]:
+            self._scaler.forget(key)
+            return None
+        try:
+            spec = parse(owner)
+        except SpecError as error:
+            await self._tell_refused(owner, error)
+            return None
+        seen, delay = await self._bring_in_line(owner, spec)
+        await self._tell(owner, seen)
+        return delay
+
+    async def _bring_in_line(
+        self, owner: Object, spec: DeploymentSpec
+    ) -> tuple[Observation, float | None]:
+        cluster, key = self._cluster, Key(spec.namespace, spec.name)
+        deployment = await cluster.get("apps/v1", "Deployment", *key)
+        if deployment is not None and not _owned(deployment, spec.uid):
+            problem = f"deployment {spec.name} exists and is not this resource's; rename one"
+            refused = RefusedError("NameTaken", problem)
+            return Observation(spec=spec, desired=0, refused=refused), _RECHECK_S
+        pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name))
+        decision = self._scaler.decision(key)
+        desired = _desired(spec, deployment, decision)
+        model, report, problem_of_check = await self._model(spec, deployment)
+        pinned, update, refused_error = _pin(deployment), "", None
+        if model is not None and not model.errors:
+            try:
+                pinned, update = await self._apply_deployment(
+                    owner, spec, deployment, pods, model, report
+                )
+            except RefusedError as error:
+                refused_error = error
+        elif model is not None:
+            refused_error = RefusedError("UnsupportedModel", "; ".join(model.errors))
+        if refused_error is None and pinned is not None:
+            await self._apply_others(spec, desired)
+        if pinned is not None:
+            deployment = await self._scale(spec, pods, desired)
+        seen = Observation(
+            spec=spec,
+            desired=desired,
+            model=model,
+            check_problem=problem_of_check,
+            refused=refused_error,
+            pinned=pinned,
+            deployment=deployment,
+            pods=pods,
+            decision=decision,
+            last_scale_time=self._scaler.last_scale_time(key),
+            update=update,
+        )
+        settled = model is not None and sum(map(is_ready, pods)) == desired == len(pods)
+        return seen, None if settled else _SOON_S
+
+    # ------------------------------------------------------------ the model
+
+    async def _model(
+        self, spec: DeploymentSpec, deployment: Object | None
+    ) -> tuple[ModelFacts | None, str, PodProblem | None]:
+        """What the check says: facts and the report to keep; or why there are none yet."""
+        name = manifests.check_name(spec, self._settings)
+        kept = _annotation(deployment, ANNOTATION_REPORT)
+        if kept and (noted := json.loads(kept))["job"] == name:
+            return ModelFacts.from_report(json.dumps(noted["report"])), kept, None
+        cluster, namespace = self._cluster, spec.namespace
+        job = await cluster.get("batch/v1", "Job", namespace, name)
+        if job is None:
+            await cluster.apply(manifests.check_job(spec, self._settings))
+            return None, "", None
+        labels = {**child_labels(spec.name, CHECK), "batch.kubernetes.io/job-name": name}
+        pods = await cluster.list("v1", "Pod", namespace, labels)
+        for pod in pods:
+            if text := _termination_message(pod):
+                try:
+                    model = ModelFacts.from_report(text)
+                except ValueError:
+                    continue
+                if model.errors:
+                    await self._check_again_later(job, spec)
+                return model, json.dumps({"job": name, "report": json.loads(text)}), None
+        problem = find_problem(pods)
+        if problem is None and _failed(job):
+            said = f"job {name} failed; see `kubectl logs job/{name}`"
+            problem = PodProblem("CheckFailed", said)
+        if problem is not None:
+            await self._check_again_later(job, spec)
+        return None, "", problem
+
+    async def _check_again_later(self, job: Object, spec: DeploymentSpec) -> None:
+        """A model that was not there may be there later: let the Job be made again."""
+        made = datetime.fromisoformat(
+            job["metadata"]["creationTimestamp"].replace("Z", "+00:00")
+        ).timestamp()
+        if time.time() - made > _RECHECK_S:
+            await self._cluster.delete("batch/v1", "Job", spec.namespace, job["metadata"]["name"])
+
+    # ------------------------------------------------------------ children
+
+    async def _apply_deployment(
+        self,
+        owner: Object,
+        spec: DeploymentSpec,
+        deployment: Object | None,
+        pods: list[Object],
+        model: ModelFacts,
+        report: str,
+    ) -> tuple[Pinned, str]:
+        """Apply the serving Deployment where it differs; what it is made with, and what a newer
+        operator would change. Raises RefusedError."""
+        image = manifests.serving_image(spec, self._settings)
+        size = tensor_parallel_size(spec, model)
+        kept = _pin(deployment)
+        spec_hash = _hash(owner["spec"])
+        if kept is None or (kept.spec_hash, kept.upgrade_request) != (
+            spec_hash,
+            spec.upgrade_request,
+        ):
+            kv = kv_choice(spec, model, await self._nodes(spec))
+            kept = Pinned(
+                template_version=manifests.TEMPLATE_VERSION,
+                image=image,
+                spec_hash=spec_hash,
+                tensor_parallel_size=size,
+                kv_dtype=kv.dtype,
+                kv_reason=kv.reason,
+                upgrade_request=spec.upgrade_request,
+            )
+        update = _update(kept, image)
+        if update:
+            return kept, update
+        rollout = manifests.strategy(
+            spec,
+            any_ready=any(map(is_ready, pods)) or deployment is None,
+            surge_blocked=_surge_blocked(deployment, pods),
+        )
+        wanted = manifests.deployment(spec, self._settings, kept, report, rollout)
+        if deployment is None or not contains(deployment, wanted):
+            await self._cluster.apply(wanted)
+        return kept, ""
+
+    async def _apply_others(self, spec: DeploymentSpec, desired: int) -> None:
+        cluster = self._cluster
+        service = manifests.service(spec)
+        live = await cluster.get("v1", "Service", spec.namespace, spec.name)
+        if live is None or not contains(live, service):
+            await cluster.apply(service)
+        budget = manifests.disruption_budget(spec)
+        live = await cluster.get("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
+        if desired < 2 and live is not None:
+            await cluster.delete("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
+        elif desired >= 2 and (live is None or not contains(live, budget)):
+            await cluster.apply(budget)
+
+    async def _scale(self, spec: DeploymentSpec, pods: list[Object], desired: int) -> Object | None:
+        """Set the count; the least loaded pods go first. The Deployment as it is then."""
+        cluster = self._cluster
+        deployment = await cluster.get("apps/v1", "Deployment", spec.namespace, spec.name)
+        if deployment is None or deployment["spec"].get("replicas") == desired:
+            return deployment
+        if deployment["spec"].get("replicas", 0) > desired:
+            await self._set_deletion_costs(spec, pods)
+        return await cluster.apply(manifests.scale(spec, desired), manager=SCALE_MANAGER)
+
+    async def _set_deletion_costs(self, spec: DeploymentSpec, pods: list[Object]) -> None:
+        load = self._scaler.load(Key(spec.namespace, spec.name))
+        for pod in pods:
+            sample = load.get(pod["metadata"]["name"])
+            if sample is None or is_terminating(pod):
+                continue
+            cost = str(sample.waiting + sample.running)
+            if pod["metadata"].get("annotations", {}).get(POD_DELETION_COST) != cost:
+                path = path_of("v1", "Pod", spec.namespace, pod["metadata"]["name"])
+                patch = {"metadata": {"annotations": {POD_DELETION_COST: cost}}}
+                await self._cluster.merge(path, patch)
+
+    async def _nodes(self, spec: DeploymentSpec) -> list[NodeGpu] | None:
+        """The nodes that the pods' selector matches; None without access to nodes."""
+        if not spec.gpu.count:
+            return None
+        labels = dict(spec.pod_template.node_selector)
+        if spec.gpu.product is not None:
+            labels["nvidia.com/gpu.product"] = spec.gpu.product
+        try:
+            nodes = await self._cluster.list("v1", "Node", None, labels)
+        except ApiError as error:
+            if error.status == 403:
+                return None
+            raise
+        # nodes without GPUs of this kind never get a pod
+        resource = spec.gpu.resource_name
+        return [
+            node_gpu(node)
+            for node in nodes
+            if resource in node.get("status", {}).get("capacity", {})
+            or "nvidia.com/gpu.product" in node["metadata"].get("labels", {})
+        ]
+
+    # ------------------------------------------------------------ telling
+
+    async def _tell(self, owner: Object, seen: Observation) -> None:
+        """Write the status where it changed, and an event for each condition that did."""
+        before = owner.get("status", {})
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        status = summarise(seen, before, now)
+        if status == before:
+            return
+        spec = seen.spec
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "metadata": {"name": spec.name, "namespace": spec.namespace},
+            "status": status,
+        }
+        await self._cluster.apply(manifest, manager=STATUS_MANAGER, subresource="status")
+        for kind, reason, message in transitions(before, status):
+            logger.info("%s/%s: %s: %s", spec.namespace, spec.name, reason, message)
+            await self._event(owner, kind, reason, message, now)
+
+    async def _tell_refused(self, owner: Object, error: SpecError) -> None:
+        """The spec cannot even be read: only its condition changes."""
+        before = owner.get("status", {})
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        metadata = owner["metadata"]
+        bare = {**owner, "spec": {"model": owner["spec"]["model"]}}
+        status = {
+            **before,
+            **summarise(Observation(spec=parse_bare(bare), desired=0, refused=error), before, now),
+        }
+        if status != before:
+            manifest = {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+                "status": status,
+            }
+            await self._cluster.apply(manifest, manager=STATUS_MANAGER, subresource="status")
+
+    async def _event(self, owner: Object, kind: str, reason: str, message: str, now: str) -> None:
+        metadata = owner["metadata"]
+        digest = hashlib.sha256(f"{metadata['uid']}{reason}{message}{now}".encode()).hexdigest()
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "name": f"{metadata['name']}.{digest[:16]}",
+                "namespace": metadata["namespace"],
+            },
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+            },
+            "type": kind,
+            "reason": reason,
+            "message": message[:1000],
+            "source": {"component": FIELD_MANAGER},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._cluster.create(event)
+        except ApiError as error:
+            logger.warning("event not posted: %s", error)
+
+
+def parse_bare(body: Object) -> DeploymentSpec:
+    """Identity and model alone, of a resource whose spec has an error elsewhere."""
+    model = {**body["spec"]["model"], "uri": body["spec"]["model"]["uri"].replace("..", "__")}
+    return parse({**body, "spec": {"model": model}})
+
+
+def _desired(spec: DeploymentSpec, deployment: Object | None, decision: Decision | None) -> int:
+    if spec.suspend:
+        return 0
+    if spec.autoscaling is None:
+        return 1 if spec.replicas is None else spec.replicas
+    low, high = spec.autoscaling.min_replicas, spec.autoscaling.max_replicas
+    now = low if deployment is None else deployment["spec"].get("replicas", low)
+    wanted = now if decision is None else decision.replicas
+    return min(max(wanted, low), high)
+
+
+def _owned(child: Object, uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in child["metadata"].get("ownerReferences", ()))
+
+
+def _annotation(child: Object | None, name: str) -> str:
+    annotations = (child or {}).get("metadata", {}).get("annotations", {})
+    value: str = annotations.get(name, "")
+    return value
+
+
+def _pin(deployment: Object | None) -> Pinned | None:
+    text = _annotation(deployment, ANNOTATION_PINNED)
+    return Pinned.from_json(text) if text else None
+
+
+def _hash(spec: Mapping[str, Any]) -> str:
+    reaching = {key: value for key, value in spec.items() if key not in _POD_FREE}
+    text = json.dumps(reaching, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _update(pinned: Pinned, image: str) -> str:
+    if pinned.template_version != manifests.TEMPLATE_VERSION:
+        return "this operator would make the pods anew, with its own template"
+    return f"this operator would serve with image {image}" if pinned.image != image else ""
+
+
+def _surge_blocked(deployment: Object | None, pods: list[Object]) -> bool:
+    """A pod that came beside the wanted ones found no node; stays so until the rollout is over."""
+    if deployment is None:
+        return False
+    counts = deployment.get("status", {})
+    wanted = deployment["spec"].get("replicas", 1)
+    rolling = deployment["spec"].get("strategy", {}).get("rollingUpdate", {})
+    unfinished = counts.get("updatedReplicas", 0) < wanted or counts.get("replicas", 0) > wanted
+    if rolling.get("maxSurge") in (0, "0%") and rolling.get("maxUnavailable") == 1 and unfinished:
+        return True
+    if counts.get("replicas", 0) <= wanted:
+        return False
+    since = [at for pod in pods if not is_terminating(pod) and (at := unschedulable_since(pod))]
+    return any(time.time() - at >= _SURGE_PATIENCE_S for at in since)
+
+
+def _failed(job: Object) -> bool:
+    conditions = job.get("status", {}).get("conditions", ())
+    return any(c["type"] == "Failed" and c["status"] == "True" for c in conditions)
+
+
+def _termination_message(pod: Object) -> str:
+    for status in pod.get("status", {}).get("containerStatuses", ()):
+        ended = status.get("state", {}).get("terminated", {})
+        if message := ended.get("message"):
+            text: str = message
+            return text
+    return ""

@@ -1,0 +1,135 @@
+"""The scaling formula, its windows and its rates, against counts done by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lightllm_operator.autoscale import Decision, History, decide
+from operator_objects import sample_of, spec_of
+
+
+def autoscaling(**fields):
+    windows = {"scaleUp": {"maxPods": 100}, "scaleDown": {"stabilizationWindowSeconds": 0}}
+    spec = spec_of(autoscaling={"maxReplicas": 10, **windows, **fields}).autoscaling
+    assert spec is not None
+    return spec
+
+
+def decide_once(spec, samples, replicas, history=None, now=1000.0, **more) -> Decision:
+    given = {"num_missing": 0, "num_starting": 0, **more}
+    history = History(started=0.0) if history is None else history
+    return decide(spec, samples, replicas=replicas, history=history, now=now, **given)
+
+
+def test_a_long_queue_adds_pods_by_what_one_pod_holds():
+    # 40 waiting, 16 running; the pod is full at 16: (40 + 16) / (16 + 4) = 2.8
+    decision = decide_once(autoscaling(), [sample_of(waiting=40, running=16)], 1)
+    assert (decision.replicas, decision.capacity) == (3, 16)
+
+
+def test_a_flow_that_is_known_counts_by_littles_law():
+    history = History(started=0.0)
+    busy = {"running": 16, "waiting": 40}
+    first = sample_of(**busy, accepted_total=100, service_count_total=50, service_seconds_total=0)
+    history.take([first], 990.0)
+    # 2 requests per second for 10 s, each of 20 s: 40 busy + 40 · 20 / 300 for the queue, of 14.4 each
+    second = sample_of(
+        **busy, accepted_total=120, service_count_total=60, service_seconds_total=200
+    )
+    assert decide_once(autoscaling(), [second], 2, history).replicas == 3
+
+
+def test_within_the_tolerance_nothing_changes():
+    # the target for 2 pods is 8, and 20 % of it are 1.6
+    for waiting, replicas in ((7, 2), (8, 2), (9, 2), (10, 3)):
+        sample = sample_of(waiting=waiting, running=16)
+        decision = decide_once(autoscaling(tolerancePercent=20), [sample], 2)
+        assert decision.replicas == replicas, waiting
+
+
+def test_an_idle_deployment_goes_to_its_minimum():
+    samples = [sample_of("p0"), sample_of("p1"), sample_of("p2")]
+    slow = autoscaling(minReplicas=1)
+    # at most one pod per minute by default
+    assert decide_once(slow, samples, 3).replicas == 2
+    assert decide_once(slow, samples, 3).limited == "RateLimited"
+
+
+def test_pods_that_load_do_not_cascade():
+    sample = sample_of(waiting=20, running=16)
+    decision = decide_once(autoscaling(), [sample], 4, num_starting=3)
+    assert decision.replicas == 4
+
+
+def test_missing_metrics_hold_the_count():
+    decision = decide_once(autoscaling(), [], 3)
+    assert (decision.replicas, decision.held) == (3, "MetricsUnavailable")
+
+
+def test_a_pod_that_does_not_answer_counts_as_full():
+    # 1 of 3 answers and is idle; the two others count (16 + 4) each: 40 / (0.8 · 16) > 3
+    assert decide_once(autoscaling(), [sample_of()], 3, num_missing=2).replicas == 3
+
+
+def test_after_a_start_no_pod_goes_for_one_window():
+    spec = autoscaling(scaleDown={"stabilizationWindowSeconds": 300})
+    history = History(started=1000.0)
+    samples = [sample_of("p0"), sample_of("p1")]
+    early = decide_once(spec, samples, 2, history, now=1299.0)
+    assert (early.replicas, early.held) == (2, "StartupHold")
+    assert decide_once(spec, samples, 2, history, now=1300.0).replicas == 1
+
+
+def test_the_highest_count_of_the_window_holds_a_scale_down_back():
+    spec = autoscaling(scaleDown={"stabilizationWindowSeconds": 60})
+    history = History(started=0.0)
+    busy = [sample_of("p0", running=16), sample_of("p1", running=16)]
+    idle = [sample_of("p0"), sample_of("p1")]
+    assert decide_once(spec, busy, 2, history, now=1000.0).replicas == 2
+    assert decide_once(spec, idle, 2, history, now=1059.0).replicas == 2
+    assert decide_once(spec, idle, 2, history, now=1061.0).replicas == 1
+
+
+def test_a_burst_shorter_than_the_scale_up_window_adds_nothing():
+    spec = autoscaling(scaleUp={"stabilizationWindowSeconds": 30, "maxPods": 100})
+    history = History(started=0.0)
+    burst = [sample_of(waiting=40, running=16)]
+    assert decide_once(spec, [sample_of(running=12)], 1, history, now=1000.0).replicas == 1
+    assert decide_once(spec, burst, 1, history, now=1020.0).replicas == 1
+    assert decide_once(spec, burst, 1, history, now=1031.0).replicas > 1
+
+
+def test_no_more_pods_are_asked_for_than_gpus_exist():
+    sample = sample_of(waiting=400, running=16)
+    decision = decide_once(autoscaling(), [sample], 2, unschedulable=True)
+    assert (decision.replicas, decision.limited) == (2, "GPUsUnavailable")
+
+
+def test_a_full_kv_cache_adds_a_pod_before_a_queue_forms():
+    assert decide_once(autoscaling(), [sample_of(running=4, kv_usage=0.95)], 1).replicas == 2
+
+
+@pytest.mark.parametrize(("replicas", "given"), [(1, 3), (9, 5)])
+def test_edited_bounds_hold_at_once(replicas, given):
+    spec = autoscaling(minReplicas=3, maxReplicas=5)
+    assert decide_once(spec, [sample_of(running=8)], replicas).replicas == given
+
+
+@given(
+    waiting=st.integers(0, 10**6),
+    running=st.integers(0, 1000),
+    replicas=st.integers(0, 20),
+    missing=st.integers(0, 5),
+    starting=st.integers(0, 5),
+)
+def test_the_count_is_always_inside_the_bounds(waiting, running, replicas, missing, starting):
+    decision = decide_once(
+        autoscaling(minReplicas=2, maxReplicas=7),
+        [sample_of(waiting=waiting, running=running)],
+        replicas,
+        num_missing=missing,
+        num_starting=starting,
+    )
+    assert 2 <= decision.replicas <= 7
