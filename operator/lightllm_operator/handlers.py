@@ -98,6 +98,8 @@ class _Operator:
         self.caches = _Caches()
         self.queue: WorkQueue[Key] = WorkQueue(self._work)
         self._reconciler: Reconciler | None = None
+        self._cluster: Cluster | None = None
+        self._session: aiohttp.ClientSession | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def _work(self, key: Key) -> float | None:
@@ -105,8 +107,8 @@ class _Operator:
         return await self._reconciler.reconcile(key)
 
     async def start(self) -> None:
-        cluster = await Cluster.connect()
-        session = aiohttp.ClientSession()
+        cluster = self._cluster = await Cluster.connect()
+        session = self._session = aiohttp.ClientSession()
         scaler = Scaler(self.caches, Scraper(session), self.queue.add)
         self._reconciler = Reconciler(cluster, self.settings, scaler)
         self._tasks = [
@@ -119,6 +121,10 @@ class _Operator:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+        if self._cluster is not None:
+            await self._cluster.close()
 
     async def _resync(self, cluster: Cluster) -> None:
         """Every minute each resource is looked at, also those that a watch may have missed."""

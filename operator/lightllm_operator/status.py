@@ -94,7 +94,8 @@ def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
             good = _WISHED.get(condition["type"], "True")
             kind = "Normal" if condition["status"] in (good, "Unknown") else "Warning"
             notes.append((kind, condition["reason"], condition["message"]))
-    return notes
+    # Ready repeats the condition that it follows from
+    return list(dict.fromkeys(notes))
 
 
 # the status that is good news, where it is not "True"; either is for Progressing

@@ -34,10 +34,9 @@ def test_a_flow_that_is_known_counts_by_littles_law():
     busy = {"running": 16, "waiting": 40}
     first = sample_of(**busy, accepted_total=100, service_count_total=50, service_seconds_total=0)
     history.take([first], 990.0)
-    # 2 requests per second for 10 s, each of 20 s: 40 busy + 40 · 20 / 300 for the queue, of 14.4 each
-    second = sample_of(
-        **busy, accepted_total=120, service_count_total=60, service_seconds_total=200
-    )
+    # 2 requests/s for 10 s, each of 20 s: 40 busy + 40 · 20 / 300 for the queue, 14.4 per pod
+    flow = {"accepted_total": 120, "service_count_total": 60, "service_seconds_total": 200}
+    second = sample_of(**busy, **flow)
     assert decide_once(autoscaling(), [second], 2, history).replicas == 3
 
 

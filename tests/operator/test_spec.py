@@ -1,0 +1,129 @@
+"""Parsing: every field arrives, and what the schema cannot refuse is refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightllm_operator.errors import SpecError
+from lightllm_operator.spec import parse
+from operator_objects import resource, spec_of
+
+CRD = Path(__file__).parents[2] / "crds" / "lightllmdeployments.serving.lightllm.io.yaml"
+
+# a value that differs from the default for every field of the schema
+EVERYTHING = {
+    "model": {"uri": "pvc://models/a/b", "servedName": "x", "dtype": "bfloat16", "maxLength": 99},
+    "gpu": {"count": 2, "resourceName": "example.com/gpu", "product": "T4"},
+    "tensorParallelSize": 2,
+    "kvCache": {"dtype": "Int8", "memoryPercent": 50},
+    "replicas": 3,
+    "autoscaling": {
+        "minReplicas": 2,
+        "maxReplicas": 9,
+        "targetQueueDepth": 7,
+        "tolerancePercent": 5,
+        "scaleUp": {"stabilizationWindowSeconds": 1, "maxPods": 2, "periodSeconds": 3},
+        "scaleDown": {"stabilizationWindowSeconds": 4, "maxPods": 5, "periodSeconds": 6},
+    },
+    "rollout": {
+        "type": "RollingUpdate",
+        "maxSurge": 2,
+        "maxUnavailable": "25%",
+        "progressDeadlineSeconds": 60,
+    },
+    "drainTimeoutSeconds": 5,
+    "startupTimeoutSeconds": 60,
+    "suspend": True,
+    "service": {"type": "NodePort", "port": 8080, "annotations": {"a": "b"}},
+    "apiKeySecretRef": {"name": "keys", "key": "k"},
+    "image": "i",
+    "imagePullPolicy": "Always",
+    "extraArgs": ["--max-n=2"],
+    "env": [{"name": "A", "value": "B"}],
+    "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
+    "podTemplate": {
+        "labels": {"a": "b"},
+        "annotations": {"a": "b"},
+        "nodeSelector": {"a": "b"},
+        "tolerations": [{"operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "topologySpreadConstraints": [{"maxSkew": 1}],
+        "runtimeClassName": "nvidia",
+        "priorityClassName": "high",
+        "imagePullSecrets": [{"name": "s"}],
+    },
+}
+
+
+def schema():
+    document = yaml.safe_load(CRD.read_text(encoding="utf-8"))
+    return document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+
+
+def test_the_example_has_every_field_of_the_schema():
+    def compare(node, value, path):
+        if "properties" in node and "x-kubernetes-preserve-unknown-fields" not in node:
+            assert set(value) == set(node["properties"]), path
+            for name, child in node["properties"].items():
+                compare(child, value[name], f"{path}.{name}")
+
+    compare(schema(), EVERYTHING, "spec")
+
+
+def test_every_field_has_a_description_in_the_schema():
+    def check(node, path):
+        for name, child in node.get("properties", {}).items():
+            assert child.get("description"), f"{path}.{name}"
+            check(child, f"{path}.{name}")
+
+    spec = schema()
+    del spec["properties"]["env"]["items"]
+    check(spec, "spec")
+
+
+def test_every_field_changes_what_is_parsed():
+    bare = parse(resource())
+    for name, value in EVERYTHING.items():
+        assert parse(resource(**{name: value})) != bare, name
+
+
+def test_the_schemas_defaults_are_the_parsers():
+    def defaults(node):
+        if "properties" not in node:
+            return node.get("default")
+        values = {name: defaults(child) for name, child in node["properties"].items()}
+        return {name: value for name, value in values.items() if value is not None} or None
+
+    given = defaults(schema())
+    assert given is not None
+    given["model"]["uri"] = "file:///models/demo-model"
+    autoscaling = {**given.pop("autoscaling"), "maxReplicas": 3}
+    assert parse(resource(**given)) == parse(resource())
+    assert (
+        spec_of(autoscaling=autoscaling).autoscaling
+        == spec_of(autoscaling={"maxReplicas": 3}).autoscaling
+    )
+
+
+@pytest.mark.parametrize("argument", ["--tp=2", "--kv_dtype=int8", "--model-dir=/x", "--port"])
+def test_options_that_the_operator_owns_are_refused(argument):
+    option = argument[2:].partition("=")[0].replace("_", "-")
+    with pytest.raises(SpecError, match=rf"spec.extraArgs\[1\]: got --{option},"):
+        spec_of(extraArgs=["--max-n=2", argument])
+
+
+def test_a_path_does_not_leave_its_claim():
+    with pytest.raises(SpecError, match=r"spec.model.uri"):
+        spec_of(model={"uri": "pvc://models/../other"})
+
+
+@pytest.mark.parametrize(
+    ("uri", "claim", "path"),
+    [("pvc://models/a/b", "models", "a/b"), ("file:///models/x", None, "/models/x")],
+)
+def test_a_uri_has_a_claim_or_a_path_in_the_image(uri, claim, path):
+    model = spec_of(model={"uri": uri}).model
+    assert (model.claim, model.path) == (claim, path)

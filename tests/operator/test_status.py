@@ -1,0 +1,195 @@
+"""The conditions that a person reads, from what pods and Deployment show."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lightllm_operator.autoscale import Decision
+from lightllm_operator.errors import RefusedError
+from lightllm_operator.facts import ModelFacts, Pinned
+from lightllm_operator.pods import find_problem
+from lightllm_operator.status import Observation, summarise, transitions
+from operator_objects import pod_of, spec_of
+
+NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
+MODEL = ModelFacts(family="llama", heads=12, kv_heads=4, valid_tp=(1, 2, 4))
+
+
+def pinned(size=1):
+    return Pinned(
+        template_version=1,
+        image="i",
+        spec_hash="0",
+        tensor_parallel_size=size,
+        kv_dtype="int8",
+        kv_reason="",
+    )
+
+
+def observation(**fields):
+    given = {"spec": spec_of(), "desired": 1, "model": MODEL, "pinned": pinned(), **fields}
+    return Observation(**given)
+
+
+def condition(status, kind):
+    [found] = [c for c in status["conditions"] if c["type"] == kind]
+    return found
+
+
+def conditions_of(seen):
+    return {c["type"]: (c["status"], c["reason"]) for c in summarise(seen, {}, NOW)["conditions"]}
+
+
+def unschedulable(message):
+    return pod_of(
+        "p0",
+        conditions=[
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": message,
+                "lastTransitionTime": NOW,
+            }
+        ],
+    )
+
+
+def container(**state):
+    return pod_of("p0", containerStatuses=[{"image": "i", "restartCount": 1, **state}])
+
+
+SAID = json.dumps({"level": "error", "message": "config.json: no such file"})
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "says"),
+    [
+        (
+            unschedulable("1 Insufficient nvidia.com/gpu."),
+            "GPUsUnavailable",
+            "gpu.count",
+        ),
+        (unschedulable("1 Insufficient memory."), "Unschedulable", "kubectl describe"),
+        (
+            container(state={"waiting": {"reason": "ImagePullBackOff", "message": "denied"}}),
+            "ImagePullFailed",
+            "spec.image",
+        ),
+        (
+            container(state={"waiting": {"reason": "CreateContainerConfigError", "message": "x"}}),
+            "SecretNotFound",
+            "Secret",
+        ),
+        (
+            container(lastState={"terminated": {"reason": "OOMKilled", "exitCode": 137}}),
+            "OutOfMemory",
+            "limits.memory",
+        ),
+        (
+            container(state={"terminated": {"exitCode": 78, "message": f"x\n{SAID}\n"}}),
+            "CrashLoopBackOff",
+            "config.json: no such file; the server refuses",
+        ),
+        (
+            container(state={"terminated": {"exitCode": 70, "message": ""}}),
+            "CrashLoopBackOff",
+            "kubectl logs --previous p0",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_pod_is_said_with_the_next_step(pod, reason, says):
+    problem = find_problem([pod])
+    assert problem is not None
+    assert problem.reason == reason
+    assert says in problem.message
+    assert "p0" in problem.message
+    shown = conditions_of(observation(pods=[pod]))
+    assert shown["Available"] == shown["Ready"] == ("False", reason)
+
+
+def test_a_pod_that_starts_is_no_problem():
+    assert find_problem([pod_of("p0")]) is None
+    shown = conditions_of(observation(pods=[pod_of("p0")]))
+    assert shown["Ready"] == ("False", "Progressing")
+    assert shown["Available"] == ("False", "NoReadyReplicas")
+
+
+def test_a_deployment_serves():
+    status = summarise(observation(pods=[pod_of("p0", ready=True)]), {}, NOW)
+    assert condition(status, "Ready")["reason"] == "Serving"
+    assert (status["readyReplicas"], status["desiredReplicas"]) == (1, 1)
+    assert status["url"] == "http://demo.default.svc"
+
+
+def test_a_refused_edit_says_so_while_the_old_pods_serve():
+    refused = RefusedError("InvalidTensorParallel", "spec.tensorParallelSize: got 3")
+    seen = observation(refused=refused, pods=[pod_of("p0", ready=True)])
+    status = summarise(seen, {}, NOW)
+    assert condition(status, "ConfigValid")["reason"] == "InvalidTensorParallel"
+    ready = condition(status, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "ConfigInvalid")
+    assert "1 pods of the earlier spec go on serving" in ready["message"]
+
+
+def test_idle_gpus_are_said():
+    seen = observation(spec=spec_of(gpu={"count": 4}), pinned=pinned(3))
+    told = condition(summarise(seen, {}, NOW), "GPUsUnderused")
+    assert told["status"] == "True"
+    assert "1 of 4 GPUs" in told["message"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "desired", "reason"),
+    [({"suspend": True}, 0, "Suspended"), ({"replicas": 0}, 0, "ScaledToZero")],
+)
+def test_no_pods_are_wanted(spec, desired, reason):
+    shown = conditions_of(observation(spec=spec_of(**spec), desired=desired))
+    assert shown["Ready"] == ("False", reason)
+
+
+@pytest.mark.parametrize(
+    ("decision", "active", "limited"),
+    [
+        (Decision(replicas=2), ("True", "ReadyForScaling"), ("False", "WithinRange")),
+        (
+            Decision(replicas=2, held="MetricsUnavailable"),
+            ("False", "MetricsUnavailable"),
+            ("False", "WithinRange"),
+        ),
+        (
+            Decision(replicas=2, held="StartupHold"),
+            ("True", "StartupHold"),
+            ("False", "WithinRange"),
+        ),
+        (
+            Decision(replicas=2, limited="RateLimited"),
+            ("True", "ReadyForScaling"),
+            ("True", "RateLimited"),
+        ),
+    ],
+)
+def test_scaling_tells_its_story(decision, active, limited):
+    spec = spec_of(autoscaling={"maxReplicas": 3})
+    shown = conditions_of(observation(spec=spec, decision=decision, desired=2))
+    assert shown["ScalingActive"] == active
+    assert shown["ScalingLimited"] == limited
+
+
+def test_a_transition_keeps_its_time_until_the_status_changes():
+    waiting = observation(pods=[pod_of("p0")])
+    first = summarise(waiting, {}, NOW)
+    assert summarise(waiting, first, LATER) == first
+    serving = summarise(observation(pods=[pod_of("p0", ready=True)]), first, LATER)
+    assert condition(serving, "Ready")["lastTransitionTime"] == LATER
+    assert condition(serving, "ConfigValid")["lastTransitionTime"] == NOW
+
+
+def test_events_mirror_transitions_and_nothing_else():
+    before = summarise(observation(pods=[pod_of("p0")]), {}, NOW)
+    after = summarise(observation(pods=[pod_of("p0", ready=True)]), before, LATER)
+    reasons = [(kind, reason) for kind, reason, _ in transitions(before, after)]
+    assert reasons == [("Normal", "Serving"), ("Normal", "MinimumReplicasAvailable")]
+    assert transitions(after, after) == []
