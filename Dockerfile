@@ -28,7 +28,8 @@ RUN uv pip install --quiet --system-certs --no-cache --compile-bytecode --requir
 COPY --from=wheel /wheel /tmp/wheel
 RUN uv pip install --quiet --no-cache --no-index --no-deps --compile-bytecode /tmp/wheel/*.whl
 USER 65532:65532
-ENV HOME=/tmp
+# the user has no entry in /etc/passwd, whatever its number: programs that ask for its name find it here
+ENV HOME=/tmp USER=lightllm
 ENTRYPOINT ["python", "-m", "lightllm_operator"]
 
 FROM base AS server
@@ -47,6 +48,7 @@ RUN uv pip install --quiet --no-cache --no-index --no-deps --compile-bytecode /t
 USER 65532:65532
 # everything that is written at run time goes to /tmp: the root file system may be read-only
 ENV HOME=/tmp \
+    USER=lightllm \
     XDG_CACHE_HOME=/tmp/cache \
     TRITON_CACHE_DIR=/tmp/triton \
     HF_HUB_DISABLE_TELEMETRY=1

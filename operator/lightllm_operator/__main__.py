@@ -19,8 +19,9 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # kopf tells of every event of every object
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    # they tell of every event of every object, and of every probe
+    for name in ("kopf", "aiohttp.access"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         settings = from_environment(os.environ)
     except OperatorError as error:

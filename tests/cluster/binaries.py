@@ -57,7 +57,9 @@ KUBERNETES = Module(
 HELM = Module(
     name="helm",
     packages=("helm.sh/helm/v3/cmd/helm",),
-    flags=f"-s -w -X helm.sh/helm/v3/internal/version.version={HELM_VERSION}",
+    flags=f"-s -w -X helm.sh/helm/v3/internal/version.version={HELM_VERSION} "
+    f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor={_MAJOR} "
+    f"-X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor={_MINOR}",
 )
 COREDNS = Module(name="coredns", packages=("lightllm.test/coredns",))
 PAUSE = Module(name="pause", packages=("lightllm.test/pause",))

@@ -2,7 +2,8 @@
 
 Run as a script with the options of the server; each child runs this script too. What a role does
 beyond being ready is told by environment variables `STUB_<ROLE>`, of the form `action` or
-`action@seconds`: abort, exit0, raise, config, segfault, hang, ignore (keeps no beat).
+`action@seconds`: abort, exit0, raise, config, segfault, hang, words (the api: sees a failure before
+the supervisor does, and takes half a second to tell its clients).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = ["COMMAND", "main"]
 COMMAND = (sys.executable, __file__)
 
 
-def _act(action: str, row) -> None:
+def _act(action: str, row, supervisor_row) -> None:
     match action:
         case "abort":
             os.abort()
@@ -39,21 +40,28 @@ def _act(action: str, row) -> None:
         case "hang":
             # the beat goes on, progress does not
             row[Field.WORK] = 1
+        case "words":
+            row.state = State.FAILED
+            while supervisor_row.state is not State.FAILED:
+                time.sleep(0.01)
+            time.sleep(0.5)
+            print("all clients are told", file=sys.stderr, flush=True)
+            os._exit(70)
         case "":
             pass
         case _:
             raise AssertionError(action)
 
 
-def _role(name: str, row) -> None:
+def _role(name: str, row, supervisor_row) -> None:
     action, _, delay = os.environ.get(f"STUB_{name.upper()}", "").partition("@")
     row.state = State.READY
     time.sleep(float(delay or 0))
-    _act(action, row)
+    _act(action, row, supervisor_row)
 
 
 def _forever(config, run_dir, page, *rest) -> None:
-    _role(*_self(page))
+    _role(*_self(page), page["supervisor"])
     while True:
         time.sleep(60)
 
@@ -69,7 +77,7 @@ def _api(config, run_dir, page, sockets) -> None:
     others = [row for name, row in page.rows.items() if name != "api"]
     while not all(row.state is State.READY for row in others):
         time.sleep(0.01)
-    _role("api", page["api"])
+    _role("api", page["api"], page["supervisor"])
     while not stopped.wait(0.05):
         pass
     page["api"].state = State.DRAINING

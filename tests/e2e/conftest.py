@@ -1,0 +1,90 @@
+"""One cluster, one operator from the chart, one namespace per test, enforced `restricted`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kube import SERVER_IMAGE, Kube
+
+CHECKOUT = Path(__file__).parents[2]
+sys.path.insert(0, str(CHECKOUT / "tests" / "cluster"))
+
+RELEASE, OPERATOR_NAMESPACE = "lightllm", "lightllm-system"
+
+
+@pytest.fixture(scope="session")
+def programs() -> tuple[Path, Path]:
+    """kubectl and helm; the cluster is up and has our images."""
+    if os.geteuid() != 0:
+        pytest.skip("a kubelet needs root")
+    import binaries
+    import images
+
+    subprocess.run([sys.executable, CHECKOUT / "tests/cluster/cli.py", "up"], check=True)
+    for target in ("operator", "server"):
+        images.push(images.build(target, f"lightllm-{target}:dev"))
+    return binaries.program("kubectl"), binaries.program("helm")
+
+
+@pytest.fixture(scope="session")
+def operator(programs: tuple[Path, Path]) -> Kube:
+    """The operator as the chart installs it, under its own service account."""
+    import layout
+
+    kubectl, helm = programs
+    kube = Kube(kubectl, layout.KUBECONFIG, OPERATOR_NAMESPACE)
+    if not kube.get("namespace", OPERATOR_NAMESPACE):
+        kube("create", "namespace", OPERATOR_NAMESPACE)
+    _enforce_restricted(kube, OPERATOR_NAMESPACE)
+    image = SERVER_IMAGE.replace("lightllm-server:dev", "lightllm-operator")
+    values = {
+        "image.repository": image,
+        "image.tag": "dev",
+        "image.pullPolicy": "Always",
+        "serving.image": SERVER_IMAGE,
+        "cpuForGpu": "true",
+    }
+    settings = [f"--set={name}={value}" for name, value in values.items()]
+    subprocess.run(
+        [
+            *(helm, "upgrade", "--install", RELEASE, CHECKOUT / "charts/lightllm-operator"),
+            *(f"--namespace={OPERATOR_NAMESPACE}", f"--kubeconfig={layout.KUBECONFIG}", *settings),
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    kube("rollout", "restart", f"deployment/{RELEASE}")
+    kube("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
+    return kube
+
+
+@pytest.fixture
+def kube(operator: Kube, programs: tuple[Path, Path]) -> Iterator[Kube]:
+    """A fresh namespace; gone, with all that is in it, after the test."""
+    import layout
+
+    for number in itertools.count():
+        name = f"e2e-{number}"
+        if not operator.get("namespace", name):
+            break
+    made = Kube(programs[0], layout.KUBECONFIG, name)
+    made("create", "namespace", name)
+    _enforce_restricted(made, name)
+    yield made
+    made("delete", "lld", "--all", "--wait=false")
+    made("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
+    made("delete", "namespace", name, "--timeout=60s")
+
+
+def _enforce_restricted(kube: Kube, namespace: str) -> None:
+    kube(
+        *("label", "namespace", namespace, "--overwrite"),
+        "pod-security.kubernetes.io/enforce=restricted",
+    )
