@@ -250,7 +250,8 @@ class Supervisor:
         for child in self._children.values():
             if child is not api:
                 child.kill()
-        serving = self._run.page["api"].state in (State.READY, State.DRAINING)
+        # failed: it saw the end before us, or since the line above, and is speaking already
+        serving = self._run.page["api"].state in (State.READY, State.DRAINING, State.FAILED)
         if serving and self._run.page["api"].beat_age() < _LAST_WORDS_S:
             self._wait_for(_LAST_WORDS_S, [api])
         return EXIT_SOFTWARE

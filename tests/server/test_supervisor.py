@@ -111,6 +111,14 @@ def test_any_end_ends_the_server(start, tmp_path, role, action, said):
     assert said in server.log
 
 
+def test_an_api_that_saw_the_failure_first_may_finish_its_last_words(start, tmp_path):
+    server = start(router="abort@1.5", api="words@0.5")
+    assert server.wait_exit(20) == 70
+    assert_all_gone(server, tmp_path)
+    assert "router was killed by SIGABRT" in server.log
+    assert "all clients are told" in server.log
+
+
 def test_a_config_error_in_a_child_is_one_line_and_exit_code_78(start, tmp_path):
     server = start(router="config")
     assert server.wait_exit(20) == 78
