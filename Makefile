@@ -65,7 +65,7 @@ bench-serving: setup  ## output tokens/s beside transformers and CTranslate2 (JS
 	$(BIN)/python benchmarks/serving/run.py $(if $(JSON),--json $(JSON))
 
 train-demo-model: setup  ## train examples/demo-model again (about 5 minutes)
-	$(BIN)/python scripts/train_demo_model.py
+	$(BIN)/python scripts/demo_model/train.py
 
 cluster-up:  ## a real Kubernetes on this machine (root), for tests and demos: KUBECONFIG=.cluster/kubeconfig
 	$(PYTHON) tests/cluster/cli.py up
