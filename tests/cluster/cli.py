@@ -27,7 +27,7 @@ import network
 import node
 import storage
 from errors import ClusterError
-from layout import CACHE, CONFIG, DATA, KUBECONFIG, KUBERNETES_VERSION, LOGS, NAME, RUN, STATE
+from layout import CACHE, CONFIG, DATA, KUBECONFIG, KUBERNETES_VERSION, LOGS, NAME, NODE, RUN, STATE
 from shell import say, step
 
 _LOCK = Path("/run/lock") / f"{NAME}.lock"
@@ -99,7 +99,7 @@ def _delete_pods() -> None:
     """Pods end by the kubelet, which takes back their mounts and interfaces; the rest is forced."""
     with step("pods"):
         try:
-            control_plane.kubectl("cordon", "--all", "--request-timeout=5s")
+            control_plane.kubectl("cordon", NODE, "--request-timeout=5s")
             control_plane.kubectl(
                 *("delete", "pods", "--all", "--all-namespaces", "--grace-period=1"),
                 *("--timeout=20s",),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -176,7 +178,7 @@ def _is_ready() -> bool:
 
 def clean_up() -> None:
     """What containers, the kubelet and containerd leave behind: shims, mounts, cgroups, folders."""
-    _kill_shims()
+    _end_containers()
     for folder in (DATA, RUN, CACHE / "containerd"):
         for mount in reversed(_mounts_under(folder)):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
@@ -185,32 +187,20 @@ def clean_up() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _kill_shims() -> None:
-    """End the containers' processes: those whose shim has our socket on its command line."""
+def _end_containers() -> None:
+    """End what runc still runs for us, then the shims: their command line has our socket."""
+    root = RUN / "runc" / "k8s.io"
+    for container in sorted(root.glob("*")):
+        subprocess.run(
+            ["runc", "--root", root, "delete", "--force", container.name],
+            check=False,
+            capture_output=True,
+        )
     for process in Path("/proc").glob("[0-9]*"):
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):
             words = (process / "cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if b"containerd-shim" in words[0] and str(SOCKET).encode() in words:
-            container = words[words.index(b"-id") + 1].decode()
-            run_dir = RUN / "containerd" / "io.containerd.runtime.v2.task" / "k8s.io" / container
-            subprocess.run(
-                ["runc", "--root", RUN / "runc" / "k8s.io", "delete", "--force", container],
-                check=False,
-                capture_output=True,
-            )
-            _kill_group(int(process.name), run_dir)
-
-
-def _kill_group(shim: int, run_dir: Path) -> None:
-    try:
-        init = int((run_dir / "init.pid").read_text(encoding="ascii"))
-    except (FileNotFoundError, ValueError):
-        init = 0
-    for pid in (init, shim):
-        if pid:
-            subprocess.run(["kill", "-KILL", str(pid)], check=False, capture_output=True)
+            if b"containerd-shim" in words[0] and str(SOCKET).encode() in words:
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _mounts_under(folder: Path) -> list[str]:
