@@ -48,7 +48,7 @@ check: setup  ## format, lint, types, layers, unit tests: minutes, no cluster
 	$(UNIT) -m "not slow and not whole and not e2e and not gpu"
 
 test: check  ## everything that CI runs: `check`, then the tests with real processes
-	$(BIN)/python -m pytest -q -m "slow and not whole and not e2e and not gpu"
+	$(BIN)/python -m pytest -q -m "slow and not whole and not e2e and not gpu" --fault-table
 
 test-all: test  ## `test` and the whole matrices
 	$(BIN)/python -m pytest -q -m "whole and not e2e and not gpu"

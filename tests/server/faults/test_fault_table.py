@@ -132,7 +132,3 @@ def orphans(server: ServerProcess) -> int:
         except OSError:
             continue
     return found
-
-
-def test_the_table_has_no_empty_cell(fault_table):
-    assert fault_table.empty_cells == []
