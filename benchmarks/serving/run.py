@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/serving/run.py [--json FILE] [--rounds 3]
 
 The same 64 requests go to our server over HTTP, 16 at a time, and to each peer in batches of 16,
-in alternating rounds on this machine. A peer that is missing or fails ends the run with exit code
-1. Ratios below what is owed are printed as MISSED and do not change the exit code.
+sorted by prompt length, in alternating rounds on this machine. Our prefix cache is off there: it
+would know every prompt from the round before. A peer that is missing or fails ends the run with
+exit code 1. Ratios below what is owed are printed as MISSED and do not change the exit code.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ DEMO_MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
 MODEL_NAME = "random-125m"
 # enough for 16 running requests and the prefix measurement, and small enough to leave memory alone
 KV_SLOTS = 32768
+OPTIONS = ("--served-model-name", MODEL_NAME, "--max-total-token-num", str(KV_SLOTS))
 
 
 class Ours:
@@ -49,7 +51,7 @@ def start_ours(
     stack: contextlib.ExitStack, model_dir: Path, threads: int, *, quantised: bool
 ) -> Contestant:
     """Our server on the random model, ended with `stack`."""
-    options = ["--served-model-name", MODEL_NAME, "--max-total-token-num", str(KV_SLOTS)]
+    options = [*OPTIONS, "--prefix-cache", "off"]
     if quantised:
         options += ["--weight-dtype", "int8"]
     server = stack.enter_context(Server(model_dir, *options, threads=threads))
@@ -111,9 +113,10 @@ def measure_engines(
         sections = {
             "probes": probes,
             "memory_mb": plain.memory_mb(),
-            "shared_prefix": extras.shared_prefix(plain, MODEL_NAME, VOCAB_SIZE),
             "int8_weights_random_model": extras.compare_logits(plain, int8, prompts, MODEL_NAME),
         }
+    with Server(model_dir, *OPTIONS, threads=threads) as cached:
+        sections["shared_prefix"] = extras.shared_prefix(cached, MODEL_NAME, VOCAB_SIZE)
     return [result for _, result in contestants], sections
 
 

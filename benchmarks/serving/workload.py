@@ -33,6 +33,11 @@ def make_requests(vocab_size: int, seed: int = 0, count: int = NUM_REQUESTS) -> 
     ]
 
 
+def by_length(requests: list[Request]) -> list[list[Request]]:
+    """Batches of similar prompt length, for who has all requests before it begins."""
+    return batches(sorted(requests, key=lambda request: len(request.prompt_ids)))
+
+
 def batches(requests: list[Request], size: int = CONCURRENCY) -> list[list[Request]]:
     """The requests in order of arrival, `size` at a time."""
     return [requests[start : start + size] for start in range(0, len(requests), size)]
