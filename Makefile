@@ -12,10 +12,10 @@ MODEL_DIR ?= examples/demo-model
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock format check test test-all serve demo bench bench-serving train-demo-model cluster-up cluster-down
+.PHONY: help setup lock format check test test-all serve demo bench bench-serving train-demo-model cluster-up cluster-down e2e
 
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(STAMP)  ## create .venv with the locked dependencies
 
@@ -69,6 +69,9 @@ train-demo-model: setup  ## train examples/demo-model again (about 5 minutes)
 
 cluster-up:  ## a real Kubernetes on this machine (root), for tests and demos: KUBECONFIG=.cluster/kubeconfig
 	$(PYTHON) tests/cluster/cli.py up
+
+e2e: setup  ## the tests on that cluster: brings it up, installs the operator, ends with the cluster (root)
+	$(BIN)/python -m pytest -q -m e2e tests/e2e
 
 cluster-down:  ## end it and leave nothing behind
 	$(PYTHON) tests/cluster/cli.py down

@@ -52,3 +52,23 @@ def test_readme_gives_the_two_commands_and_ci_runs_one_of_them() -> None:
 def test_no_file_is_too_large_for_the_repository() -> None:
     large = {str(p): p.stat().st_size for p in map(ROOT.joinpath, tracked()) if p.is_file()}
     assert {name: size for name, size in large.items() if size > 6 * 2**20} == {}
+
+
+def test_the_images_locks_are_parts_of_the_whole() -> None:
+    whole = set((ROOT / "requirements.lock").read_text().splitlines())
+    for name in ("operator", "server"):
+        lock = (ROOT / f"requirements-{name}.lock").read_text().splitlines()
+        pins = {line for line in lock if "==" in line and not line.startswith("#")}
+        assert len(pins) > 20
+        assert pins <= whole, name
+    assert not any(line.startswith("torch==") for line in _pins("requirements-operator.lock"))
+
+
+def _pins(name: str) -> list[str]:
+    return (ROOT / name).read_text().splitlines()
+
+
+def test_the_chart_brings_the_api_as_it_is() -> None:
+    source = ROOT / "crds" / "lightllmdeployments.serving.lightllm.io.yaml"
+    copy = ROOT / "charts" / "lightllm-operator" / "files" / "crd.yaml"
+    assert copy.read_text() == source.read_text()
