@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVER = ROOT / "server" / "lightllm_server"
+OPERATOR = ROOT / "operator" / "lightllm_operator"
 
 
 def in_backticks(page: str) -> set[str]:
@@ -27,13 +28,20 @@ def test_every_file_of_the_architecture_page_exists() -> None:
     assert [name for name in files if not (SERVER / name).is_file()] == []
 
 
+def test_every_file_of_the_operators_page_exists() -> None:
+    words = in_backticks("docs/operator.md")
+    named = {word for word in words if word.endswith((".py", "/", ".yaml")) and ":" not in word}
+    assert len(named) > 10
+    assert [n for n in sorted(named) if not ((OPERATOR / n).exists() or (ROOT / n).exists())] == []
+
+
 def test_every_script_of_the_makefile_exists() -> None:
     named = re.findall(r"\S+\.py", (ROOT / "Makefile").read_text())
     assert len(named) >= 3
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/operator.md"])
 def test_every_link_and_target_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\(([^)#:]+)\)", text)
