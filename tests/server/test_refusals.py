@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ def model_dir(tmp_path):
     return Path(shutil.copytree(tiny_llama(), tmp_path / "model"))
 
 
-def refusal(model_dir: Path, *options: str, limit: float = 3.0) -> str:
+def refusal(model_dir: Path, *options: str, limit: float = 10.0) -> str:
     """The one line."""
     with ServerProcess(model_dir, *options) as server:
         assert server.wait_exit(limit + 10) == 78
@@ -33,7 +34,7 @@ def refusal(model_dir: Path, *options: str, limit: float = 3.0) -> str:
 
 
 def test_an_impossible_tp_lists_the_valid_ones(model_dir):
-    line = refusal(model_dir, "--tp", "3")
+    line = refusal(model_dir, "--tp", "3", limit=2.0)
     assert line.startswith("lightllm-server: error: --tp 3: ")
     assert line.endswith("valid sizes: 1, 2, 4")
 
@@ -42,6 +43,25 @@ def test_truncated_weights_are_named(model_dir):
     weights = model_dir / "model.safetensors"
     os.truncate(weights, weights.stat().st_size - 1)
     assert f"error: {weights}: " in refusal(model_dir)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "file", "cause"),
+    [
+        ("num_hidden_layers", 1, "model.safetensors", "model.layers.1."),
+        ("num_hidden_layers", 3, "", "model.layers.2."),
+        ("intermediate_size", 256, "model.safetensors", "mlp."),
+        ("architectures", ["MambaForCausalLM"], "config.json", "MambaForCausalLM"),
+        ("rope_scaling", {"rope_type": "spiral", "factor": 2.0}, "config.json", "spiral"),
+    ],
+    ids=["extra weights", "missing weights", "misshapen weights", "architecture", "rope type"],
+)
+def test_what_does_not_fit_is_named(model_dir, field, value, file, cause):
+    config = model_dir / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {field: value}))
+    line = refusal(model_dir)
+    assert line.startswith(f"lightllm-server: error: {model_dir / file}")
+    assert cause in line
 
 
 def test_missing_weights_are_named(model_dir):
