@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 import fake_engine
+import server_process
 from http_calls import call, connect, post_json, read, stream_events
 from server_process import ServerProcess, wait_until
 from tiny_llama import tiny_llama
@@ -23,13 +24,11 @@ BODY = b'{"inputs": "abc", "parameters": {"max_new_tokens": 20}}'
 
 
 @contextmanager
-def start(*options: str, step_ms: int = 2) -> Iterator[ServerProcess]:
-    with ServerProcess(
-        tiny_llama(),
-        *options,
-        command=fake_engine.COMMAND,
-        environment={"FAKE_STEP_MS": str(step_ms)},
-    ) as server:
+def start(*options: str, step_ms: int | None = 2) -> Iterator[ServerProcess]:
+    """step_ms: of a router without a model; None: the real one."""
+    command = server_process.COMMAND if step_ms is None else fake_engine.COMMAND
+    environment = {"FAKE_STEP_MS": str(step_ms)}
+    with ServerProcess(tiny_llama(), *options, command=command, environment=environment) as server:
         server.wait_ready(120)
         yield server
 
@@ -72,7 +71,12 @@ class Stream(threading.Thread):
         self.failure: BaseException | None = None
 
     def run(self) -> None:
-        body = {"prompt": "abc", "max_tokens": self.max_tokens, "stream": True}
+        body = {
+            "prompt": "abc",
+            "max_tokens": self.max_tokens,
+            "ignore_eos": True,
+            "stream": True,
+        }
         try:
             for event in stream_events(self.url, "/v1/completions", body, 60):
                 self.events.append(event)
@@ -80,10 +84,13 @@ class Stream(threading.Thread):
             self.failure = error
 
 
-def test_keep_alive_clients_lose_no_request():
-    with start("--drain-delay", "3", "--drain-time", "30") as server:
+@pytest.mark.parametrize(
+    ("step_ms", "num_tokens"), [(2, 2000), (None, 1000)], ids=["no model", "model"]
+)
+def test_keep_alive_clients_lose_no_request(step_ms, num_tokens):
+    with start("--drain-delay", "3", "--drain-time", "60", step_ms=step_ms) as server:
         clients = [KeepAliveClient(server.url, 0.05 * n) for n in range(1, 9)]
-        streams = [Stream(server.url, 2000) for _ in range(20)]
+        streams = [Stream(server.url, num_tokens) for _ in range(20)]
         for thread in (*clients, *streams):
             thread.start()
         wait_until(lambda: all(stream.events for stream in streams), 20, "streams run")
@@ -99,7 +106,7 @@ def test_keep_alive_clients_lose_no_request():
         late = post_json(server.url, "/generate", BODY)
         assert late.status == 200
         assert late.headers["connection"] == "close"
-        assert server.wait_exit(40) == 0
+        assert server.wait_exit(70) == 0
         for thread in (*clients, *streams):
             thread.join(10)
         for client in clients:

@@ -33,7 +33,16 @@ def small():
         yield server
 
 
-BODY = {"inputs": "abc", "parameters": {"max_new_tokens": 20}}
+@pytest.fixture(scope="module")
+def small_model():
+    """The same with the real router and a tiny model."""
+    options = ("--max-queued-requests", "8", "--running-max-req-size", "4", "--drain-delay", "0")
+    with ServerProcess(tiny_llama(), *options) as server:
+        server.wait_ready(120)
+        yield server
+
+
+BODY = {"inputs": "abc", "parameters": {"max_new_tokens": 20, "ignore_eos": True}}
 
 
 class Load:
@@ -60,8 +69,10 @@ class Load:
         return [taken for got, taken, _ in self.answers if got == status]
 
 
-def test_four_times_overload(small):
+@pytest.mark.parametrize("engine", ["small", "small_model"])
+def test_four_times_overload(engine, request):
     """Four times what the server does at its best, for 30 s."""
+    small = request.getfixturevalue(engine)
     capacity = len(Load(small.url, 8, 5, 1000).seconds(200)) / 5
     with ProbePoller(small.url, "/readyz") as probe:
         load = Load(small.url, 32, 30, 4 * capacity / 32)
