@@ -1,13 +1,12 @@
-"""A real Kubernetes on this machine: `up`, `down`, `status`, `load IMAGE`.
-
-State lies under `.cluster/`; what is slow to make is cached outside the checkout. One cluster per
-machine. Use it with `KUBECONFIG=.cluster/kubeconfig`.
-"""
+"""A real Kubernetes on this machine, as root: etcd to kubelet, a registry, DNS, volumes, GPUs to
+schedule. State and logs lie under `.cluster/`, what is slow to make in the user's cache. One
+cluster per machine. Use it with `KUBECONFIG=.cluster/kubeconfig`."""
 
 from __future__ import annotations
 
 import argparse
 import fcntl
+import os
 import shutil
 import sys
 import time
@@ -17,30 +16,68 @@ from pathlib import Path
 
 import binaries
 import certificates
+import claim
+import containerd
 import control_plane
+import coredns
 import daemons
-import dns
+import gpus
 import images
 import kubeconfig
+import leftovers
 import machine
 import network
 import node
 import storage
 from errors import ClusterError
-from layout import CACHE, CONFIG, DATA, KUBECONFIG, KUBERNETES_VERSION, LOGS, NAME, NODE, RUN, STATE
+from layout import (
+    API_PORT,
+    CACHE,
+    CONFIG,
+    COREDNS_READY_PORT,
+    ETCD_CLIENT_PORT,
+    ETCD_PEER_PORT,
+    KUBECONFIG,
+    KUBELET_PORT,
+    KUBERNETES_VERSION,
+    LOGS,
+    NAME,
+    NODE,
+    NODE_IP,
+    PIDS,
+    PKI,
+    REGISTRY,
+    STATE,
+)
 from shell import say, step
 
 _LOCK = Path("/run/lock") / f"{NAME}.lock"
 # stopped in this order
 _DAEMONS = (
-    *("kubelet", "kube-proxy", "containerd", dns.NAME, images.REGISTRY_DAEMON),
+    *node.NAMES,
+    *(containerd.NAME, coredns.NAME, images.REGISTRY_DAEMON),
     *reversed(control_plane.NAMES),
 )
+_LOOPBACK = "127.0.0.1"
+_PORTS = {
+    (_LOOPBACK, ETCD_CLIENT_PORT): "etcd",
+    (_LOOPBACK, ETCD_PEER_PORT): "etcd",
+    (NODE_IP, API_PORT): "kube-apiserver",
+    (_LOOPBACK, 10257): "kube-controller-manager",
+    (_LOOPBACK, 10259): "kube-scheduler",
+    (NODE_IP, KUBELET_PORT): "kubelet",
+    (_LOOPBACK, 10248): "kubelet",
+    (_LOOPBACK, 10249): "kube-proxy",
+    (_LOOPBACK, 10256): "kube-proxy",
+    (_LOOPBACK, int(REGISTRY.rpartition(":")[2])): images.REGISTRY_DAEMON,
+    (NODE_IP, 53): coredns.NAME,
+    (_LOOPBACK, COREDNS_READY_PORT): coredns.NAME,
+}
 
 
 @contextmanager
 def _locked() -> Iterator[None]:
-    """One command at a time, and one checkout's cluster per machine."""
+    """One command at a time, of whatever checkout."""
     _LOCK.parent.mkdir(parents=True, exist_ok=True)
     with _LOCK.open("a+") as lock:
         try:
@@ -48,51 +85,72 @@ def _locked() -> Iterator[None]:
         except BlockingIOError:
             say("waiting for another command of this cluster to end")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        owner = DATA / "owner"
-        if owner.is_file() and Path(owned := owner.read_text(encoding="utf-8")) != STATE:
-            raise ClusterError(f"this machine's cluster belongs to {owned}: run `down` there first")
+        claim.check()
         yield
 
 
 def up() -> None:
-    """Bring everything up that is not; quick when all of it runs."""
+    """Bring up what is not; quick when all of it runs; anew where what is there cannot be used."""
     began = time.monotonic()
     machine.check_root()
-    say(f"Kubernetes {KUBERNETES_VERSION} on this machine, logs in {LOGS}")
+    with _locked():
+        say(f"Kubernetes {KUBERNETES_VERSION} on this machine, logs in {LOGS}")
+        _prepare()
+        intact = PIDS.exists() and certificates.are_valid()
+        if not intact:
+            _end()
+        claim.take()
+        try:
+            _start()
+        except ClusterError as error:
+            if not intact:
+                raise
+            say(f"{error}\nthis cannot be repaired: building anew")
+            _end()
+            _start()
+    say(f"ready after {time.monotonic() - began:.0f} s: export KUBECONFIG={KUBECONFIG}")
+
+
+def _prepare() -> None:
+    """What the machine needs, once: packages and programs."""
     machine.install_packages()
     machine.check_kernel()
     machine.check_addresses()
+    CACHE.mkdir(parents=True, exist_ok=True)
     binaries.build()
-    for folder in (STATE, CONFIG, DATA, RUN, CACHE):
+
+
+def _start() -> None:
+    for folder in (LOGS, CONFIG, PIDS):
         folder.mkdir(parents=True, exist_ok=True)
-    (DATA / "owner").write_text(str(STATE), encoding="utf-8")
-    if not daemons.is_running("kube-apiserver"):
-        # nothing signed for an earlier cluster is valid in this one
-        _stop_all()
-        shutil.rmtree(certificates.PKI, ignore_errors=True)
-    with step("certificates"):
-        certificates.make()
-        kubeconfig.write("admin")
+    if not certificates.are_valid():
+        with step("certificates"):
+            certificates.make()
+    kubeconfig.write("admin")
     network.up()
+    machine.check_ports(
+        {place: name for place, name in _PORTS.items() if not daemons.is_running(name)}
+    )
     control_plane.start()
     images.start_registry()
     images.make_pause()
-    node.start_containerd()
+    containerd.start()
     node.start()
-    dns.start()
+    gpus.add()
+    coredns.start()
     storage.start()
-    say(f"ready after {time.monotonic() - began:.0f} s: export KUBECONFIG={KUBECONFIG}")
 
 
 def down() -> None:
     """End every process of ours, and take back mounts, interfaces, rules and folders."""
     machine.check_root()
-    if daemons.is_running("kube-apiserver") and daemons.is_running("kubelet"):
-        _delete_pods()
-    _stop_all()
-    with step("network, logs and certificates"):
-        network.down()
+    with _locked():
+        if daemons.is_running("kube-apiserver") and daemons.is_running("kubelet"):
+            _delete_pods()
+        _end()
+        claim.give_back()
         shutil.rmtree(STATE, ignore_errors=True)
+    say("nothing is left but the cache in " + str(CACHE))
 
 
 def _delete_pods() -> None:
@@ -108,47 +166,86 @@ def _delete_pods() -> None:
             say(f"({error})")
 
 
-def _stop_all() -> None:
-    """The processes, then what containers left behind; etcd's data goes too."""
-    with step("stopping"):
+def _end() -> None:
+    """The processes, then what they left behind; etcd's data and the certificates go too.
+
+    Nothing where no `up` has begun: other software has processes and rules of such names.
+    """
+    if not claim.exists():
+        return
+    with step("ending what runs"):
         for name in _DAEMONS:
             daemons.stop(name)
-        if DATA.exists() or RUN.exists():
-            node.clean_up()
+    with step("mounts, interfaces and rules"):
+        leftovers.clean()
+        network.down()
+        for folder in (PKI, CONFIG):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def status() -> None:
-    """One line per process, then the node and the pods."""
-    for name in reversed(_DAEMONS):
-        say(f"{name:26} {'running' if daemons.is_running(name) else 'not running'}")
-    if control_plane.is_ready():
+def status() -> bool:
+    """One line per process, then the node and the pods; whether all run."""
+    running = {name: daemons.is_running(name) for name in reversed(_DAEMONS)}
+    for name, runs in running.items():
+        say(f"{name:26} {'running' if runs else 'not running'}")
+    if all(running.values()) and control_plane.is_ready():
         say(control_plane.kubectl("get", "nodes,pods", "--all-namespaces", "-o=wide"))
+        return True
+    return False
+
+
+def load(image: str, target: str | None) -> None:
+    """Build the image, where a target of the Dockerfile is given, and push it."""
+    machine.check_root()
+    daemons.check(images.REGISTRY_DAEMON)
+    if target:
+        images.build(target, image)
+    say(images.push(image))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="cluster",
+        description=__doc__,
+        epilog="Programs of Kubernetes 1.35 in KUBEBUILDER_ASSETS or on PATH are used; what is "
+        "missing is built with Go. Debian packages that are missing are installed with apt.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("up", help="bring it up; again: repair it, in seconds if all is well")
+    commands.add_parser("down", help="end it and leave nothing behind but the cache")
+    commands.add_parser("status", help="what runs; exit code 1 if anything does not")
+    loader = commands.add_parser(
+        "load", help="push an image to the cluster's registry; prints the name for pods"
+    )
+    loader.add_argument(
+        "image", metavar="IMAGE", help="in buildah's storage, as lightllm-server:dev"
+    )
+    loader.add_argument("--target", help="build IMAGE first, from this target of the Dockerfile")
+    return parser.parse_args()
 
 
 def main() -> int:
     """Exit code 1 with one message where the machine lacks something or a part did not come up."""
-    parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("up", help="bring the cluster up; repeated, repair it")
-    commands.add_parser("down", help="end it and leave nothing behind")
-    commands.add_parser("status", help="what runs")
-    load = commands.add_parser("load", help="push an image of buildah's storage to the registry")
-    load.add_argument("image", metavar="IMAGE")
-    arguments = parser.parse_args()
+    arguments = _arguments()
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
     try:
-        with _locked():
-            match arguments.command:
-                case "up":
-                    up()
-                case "down":
-                    down()
-                case "status":
-                    status()
-                case "load":
-                    say(images.push(arguments.image))
+        match arguments.command:
+            case "up":
+                up()
+            case "down":
+                down()
+            case "status":
+                return 0 if status() else 1
+            case "load":
+                load(arguments.image, arguments.target)
     except ClusterError as error:
         print(f"cluster: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(
+            "cluster: interrupted; `up` goes on from here, `down` takes all back", file=sys.stderr
+        )
+        return 130
     return 0
 
 

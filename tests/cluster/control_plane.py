@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Sequence
 from contextlib import closing
-from http.client import HTTPSConnection
+from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 
 import binaries
@@ -68,7 +68,7 @@ def etcd_command(data: Path, pki: Path, client_port: int, peer_port: int) -> lis
 def api_server_command(
     pki: Path, etcd_port: int, *, address: str, port: int, extra: Sequence[str] = ()
 ) -> list[str]:
-    """The API server with RBAC, for clients with a certificate of `pki`."""
+    """The API server, for clients with a certificate or the token of `pki`."""
     return [
         str(binaries.program("kube-apiserver")),
         f"--etcd-servers=https://127.0.0.1:{etcd_port}",
@@ -79,6 +79,7 @@ def api_server_command(
         f"--advertise-address={address}",
         f"--secure-port={port}",
         f"--client-ca-file={pki / 'ca.crt'}",
+        f"--token-auth-file={pki / 'tokens.csv'}",
         f"--tls-cert-file={pki / 'apiserver.crt'}",
         f"--tls-private-key-file={pki / 'apiserver.key'}",
         "--service-account-issuer=https://kubernetes.default.svc",
@@ -86,7 +87,6 @@ def api_server_command(
         f"--service-account-signing-key-file={pki / 'sa.key'}",
         f"--service-cluster-ip-range={SERVICE_RANGE}",
         "--anonymous-auth=false",
-        "--watch-cache=true",
         *extra,
     ]
 
@@ -95,6 +95,7 @@ def start() -> None:
     """Start what does not run, in order, and wait until the API server is ready."""
     audit = CONFIG / "audit-policy.yaml"
     audit.write_text(_AUDIT_POLICY, encoding="utf-8")
+    LOGS.mkdir(parents=True, exist_ok=True)
     with step("etcd and the API server"):
         daemons.start("etcd", etcd_command(DATA / "etcd", PKI, ETCD_CLIENT_PORT, ETCD_PEER_PORT))
         daemons.start(
@@ -110,10 +111,12 @@ def start() -> None:
                     "--allow-privileged=true",
                     "--kubelet-preferred-address-types=InternalIP",
                     f"--kubelet-certificate-authority={PKI / 'ca.crt'}",
-                    f"--kubelet-client-certificate={PKI / 'admin.crt'}",
-                    f"--kubelet-client-key={PKI / 'admin.key'}",
+                    f"--kubelet-client-certificate={PKI / 'kubelet-client.crt'}",
+                    f"--kubelet-client-key={PKI / 'kubelet-client.key'}",
                     f"--audit-policy-file={audit}",
                     f"--audit-log-path={LOGS / 'audit.log'}",
+                    "--audit-log-maxsize=200",
+                    "--audit-log-maxbackup=2",
                 ],
             ),
         )
@@ -162,20 +165,20 @@ def _api_is_ready() -> bool:
     return is_ready()
 
 
-def is_ready() -> bool:
-    """Whether the API server answers an authenticated request."""
+def is_ready(address: str = NODE_IP, port: int = API_PORT, pki: Path = PKI) -> bool:
+    """Whether the API server answers an authenticated request over a verified connection."""
     try:
-        context = ssl.create_default_context(cafile=certificates.CA)
-        context.load_cert_chain(certificates.certificate("admin"), certificates.key("admin"))
-        connection = HTTPSConnection(NODE_IP, API_PORT, timeout=3, context=context)
+        context = ssl.create_default_context(cafile=pki / "ca.crt")
+        connection = HTTPSConnection(address, port, timeout=3, context=context)
+        token = {"Authorization": f"Bearer {certificates.admin_token(pki)}"}
         with closing(connection):
-            connection.request("GET", "/readyz")
+            connection.request("GET", "/readyz", headers=token)
             return connection.getresponse().status == 200
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
 def kubectl(*arguments: str | Path, stdin: str | None = None) -> str:
     """kubectl as the cluster's admin; raises ClusterError."""
-    command = [binaries.program("kubectl"), f"--kubeconfig={kubeconfig.path('admin')}"]
-    return run([*command, *arguments], stdin=stdin)
+    config = f"--kubeconfig={kubeconfig.path('admin')}"
+    return run([binaries.program("kubectl"), config, *arguments], stdin=stdin)

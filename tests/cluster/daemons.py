@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from errors import ClusterError
-from layout import LOGS, PIDS
+from layout import LOGS, MARK, PIDS
 
 
 def _start_time(pid: int) -> int | None:
@@ -53,7 +53,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {}), MARK: name},
             start_new_session=True,
         )
     noted = {"pid": process.pid, "start": _start_time(process.pid)}

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 import binaries
 import daemons
-from layout import CACHE, CHECKOUT, CONFIG, REGISTRY
+from layout import CACHE, CHECKOUT, CONFIG, REGISTRY, RUN
 from shell import run, step, wait_until
 
 REGISTRY_DAEMON = "registry"
-BASE_IMAGE = "localhost/lightllm-base:bookworm"
 _SUITE = "bookworm"
 _BASE_PACKAGES = "python3,python3-venv,python3-dev,gcc,libc6-dev,ca-certificates"
+_BASE_KEY = hashlib.sha256(_BASE_PACKAGES.encode()).hexdigest()[:12]
+BASE_IMAGE = f"localhost/lightllm-base:{_SUITE}-{_BASE_KEY}"
 _REGISTRY_CONFIG = f"""\
 version: 0.1
 log: {{level: warn}}
@@ -27,18 +31,17 @@ storage:
 http: {{addr: {REGISTRY}}}
 """
 # no isolation by namespaces or cgroups, which a container as the host may refuse
-_ENVIRONMENT = {
-    **os.environ,
-    "BUILDAH_ISOLATION": "chroot",
-    "STORAGE_DRIVER": "overlay",
-}
+_ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay"}
+_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def buildah(*arguments: str | Path) -> str:
     """buildah over storage in the cache; raises ClusterError."""
-    storage = CACHE / "buildah"
-    options = ["--root", storage / "root", "--runroot", storage / "run"]
-    return run(["buildah", *options, *arguments], env=_ENVIRONMENT)
+    root, state = str(CACHE / "buildah" / "root"), str(RUN / "buildah")
+    return run(
+        ["buildah", "--root", root, "--runroot", state, *arguments],
+        env={**os.environ, **_ENVIRONMENT},
+    )
 
 
 def start_registry() -> None:
@@ -62,65 +65,96 @@ def _registry_answers() -> bool:
 def push(image: str) -> str:
     """Push an image of buildah's storage; returns the name by which pods pull it."""
     name = f"{REGISTRY}/{image.removeprefix('localhost/').removeprefix(f'{REGISTRY}/')}"
-    buildah("push", "--tls-verify=false", image, f"docker://{name}")
+    with step(f"pushing {name}"):
+        _push(image, name)
     return name
+
+
+def _push(image: str, name: str) -> None:
+    buildah("push", "--tls-verify=false", image, f"docker://{name}")
 
 
 def make_pause() -> None:
     """The image that holds each pod's namespaces."""
-    name = f"localhost/pause:{binaries.PAUSE.key}"
+    with step("pause image"):
+        key = binaries.content_key(binaries.PAUSE)
+        _push(from_program("pause", f"pause:{key}"), f"{REGISTRY}/pause:1")
+
+
+def from_program(program: str, tag: str) -> str:
+    """An image of nothing but one program of `go/`; returns its name in buildah's storage."""
+    name = f"localhost/{tag}"
     if name not in _images():
-        container = buildah("from", "scratch").strip()
-        buildah("copy", container, binaries.program("pause"), "/pause")
-        buildah("config", "--entrypoint", '["/pause"]', "--user", "65535:65535", container)
-        buildah("commit", "--rm", container, name)
-    buildah("push", "--tls-verify=false", name, f"docker://{REGISTRY}/pause:1")
+        with _container("scratch") as container:
+            buildah("copy", container, binaries.program(program), f"/{program}")
+            entrypoint = f'["/{program}"]'
+            buildah("config", "--entrypoint", entrypoint, "--user", "65535:65535", container)
+            buildah("commit", container, name)
+    return name
 
 
 def make_base() -> str:
     """The base image of our Dockerfile: Debian with Python, by debootstrap; made once."""
     if BASE_IMAGE in _images():
         return BASE_IMAGE
-    with step("Debian base image (the first time only)"):
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
-            root = Path(temporary) / "root"
-            run(["debootstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, root])
-            for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc"):
-                shutil.rmtree(root / folder, ignore_errors=True)
-            container = buildah("from", "scratch").strip()
-            buildah("add", container, root, "/")
-            buildah("config", "--env", "PATH=/usr/local/bin:/usr/bin:/bin", container)
-            buildah("commit", "--rm", container, BASE_IMAGE)
+    with (
+        step("Debian base image (the first time only)"),
+        tempfile.TemporaryDirectory(dir=CACHE) as temporary,
+        _container("scratch") as container,
+    ):
+        root = Path(temporary) / "root"
+        run(["debootstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, root])
+        for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc"):
+            shutil.rmtree(root / folder, ignore_errors=True)
+        buildah("add", container, root, "/")
+        buildah("config", "--env", "PATH=/usr/local/bin:/usr/bin:/bin", container)
+        buildah("commit", container, BASE_IMAGE)
     return BASE_IMAGE
 
 
 def build(target: str, tag: str, dockerfile: Path = CHECKOUT / "Dockerfile") -> str:
     """Build one target of the Dockerfile; returns the image's name in buildah's storage."""
-    name = f"localhost/{tag}"
-    with step(f"image {tag}"):
+    name, base = f"localhost/{tag}", make_base()
+    with step(f"building image {tag}"), _network_settings() as settings:
         buildah(
-            *("build", "--layers", f"--target={target}", f"--build-arg=BASE={make_base()}"),
-            *(f"--tag={name}", f"--file={dockerfile}"),
-            *_pass_on_network_settings(),
-            dockerfile.parent,
+            *("build", "--layers", f"--target={target}", f"--build-arg=BASE={base}"),
+            *(f"--tag={name}", f"--file={dockerfile}", *settings, str(dockerfile.parent)),
         )
     return name
 
 
-def _pass_on_network_settings() -> list[str]:
-    """Proxies and extra certificate authorities of this machine, for the build alone."""
+@contextmanager
+def _network_settings() -> Iterator[list[str]]:
+    """Proxies, package indexes and authorities of this machine: mounted, never part of an image."""
     arguments = []
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_INDEX_URL", "UV_INDEX_URL"):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         for spelled in (name, name.lower()):
             if value := os.environ.get(spelled):
                 arguments.append(f"--build-arg={spelled}={value}")
-    bundle = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
-    if bundle.is_file():
-        arguments.append(f"--volume={bundle}:/etc/ssl/certs/ca-certificates.crt:ro")
-    if Path("/etc/pip.conf").is_file():
-        arguments.append("--volume=/etc/pip.conf:/etc/pip.conf:ro")
-    return arguments
+    mounted = {_CA_BUNDLE: Path(os.environ.get("SSL_CERT_FILE", _CA_BUNDLE))}
+    with tempfile.TemporaryDirectory() as temporary:
+        pip, uv = Path(temporary) / "pip.conf", Path(temporary) / "uv.toml"
+        mounted["/etc/pip.conf"] = Path("/etc/pip.conf")
+        if index := os.environ.get("PIP_INDEX_URL"):
+            pip.write_text(f"[global]\nindex-url = {index}\n", encoding="utf-8")
+            mounted["/etc/pip.conf"] = pip
+        if index := os.environ.get("UV_DEFAULT_INDEX", os.environ.get("UV_INDEX_URL", index)):
+            uv.write_text(f'index-url = "{index}"\n', encoding="utf-8")
+            mounted["/etc/uv/uv.toml"] = uv
+        for inside, outside in mounted.items():
+            if outside.is_file():
+                arguments.append(f"--volume={outside}:{inside}:ro")
+        yield arguments
+
+
+@contextmanager
+def _container(image: str) -> Iterator[str]:
+    """A working container of buildah's; gone at the end."""
+    container = buildah("from", image).strip()
+    try:
+        yield container
+    finally:
+        buildah("rm", container)
 
 
 def _images() -> list[str]:

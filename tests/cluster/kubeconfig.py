@@ -1,4 +1,4 @@
-"""Kubeconfig files: the API server's address, the authority to trust, a client certificate."""
+"""Kubeconfig files: the API server's address, the authority to trust, the client's credentials."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 import json
 from pathlib import Path
 
+import certificates
 from layout import API_URL, CONFIG, KUBECONFIG, PKI
 
 
@@ -14,15 +15,17 @@ def path(name: str) -> Path:
 
 
 def write(name: str, *, server: str = API_URL, pki: Path = PKI, target: Path | None = None) -> Path:
-    """A kubeconfig of `name`'s certificate, readable by its owner alone; JSON is YAML too."""
+    """The admin's by token, others' by certificate; for their owner alone. JSON is YAML too."""
 
     def embedded(file: Path) -> str:
         return base64.b64encode(file.read_bytes()).decode()
 
-    user = {
-        "client-certificate-data": embedded(pki / f"{name}.crt"),
-        "client-key-data": embedded(pki / f"{name}.key"),
-    }
+    user = {"token": certificates.admin_token(pki)}
+    if name != "admin":
+        user = {
+            "client-certificate-data": embedded(pki / f"{name}.crt"),
+            "client-key-data": embedded(pki / f"{name}.key"),
+        }
     cluster = {"server": server, "certificate-authority-data": embedded(pki / "ca.crt")}
     context = {"cluster": "lightllm", "user": name, "namespace": "default"}
     document = {

@@ -15,13 +15,16 @@ STATE = Path(os.environ.get("LIGHTLLM_CLUSTER_STATE", CHECKOUT / ".cluster"))
 LOGS = STATE / "logs"
 PKI = STATE / "pki"
 CONFIG = STATE / "config"
-PIDS = STATE / "pids"
 KUBECONFIG = STATE / "kubeconfig"
 
-# sockets, whose paths must be short
+# sockets, whose paths must be short, and what no reboot survives
 RUN = Path("/run") / NAME
-# what the kubelet and the volumes hold; gone after `down`
+# outside the checkout: whoever deletes that must still find the processes
+PIDS = RUN / "pids"
+# what etcd, the kubelet and the volumes hold; gone after `down`
 DATA = Path("/var/lib") / NAME
+# in the environment of every process that `up` starts, and of theirs
+MARK = "LIGHTLLM_CLUSTER_PROCESS"
 
 # kept after `down`: binaries, images, base file systems
 CACHE = (
@@ -43,9 +46,11 @@ DOMAIN = "cluster.local"
 NODE = "lightllm-node"
 
 API_PORT = 6443
+KUBELET_PORT = 10250
 API_URL = f"https://{NODE_IP}:{API_PORT}"
 ETCD_CLIENT_PORT = 23790
 ETCD_PEER_PORT = 23800
+COREDNS_READY_PORT = 18181
 REGISTRY = "127.0.0.1:5213"
 
 NUM_GPUS = 4

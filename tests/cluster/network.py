@@ -1,19 +1,20 @@
-"""The pods' bridge and CNI configuration, and taking back what they and kube-proxy set up."""
+"""The pods' bridge and CNI configuration, and taking back what pods left of them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+import claim
+import firewall
 from layout import BRIDGE, CONFIG, NODE_IP, POD_RANGE, RUN
 from shell import run, step, succeeds
 
 CNI_CONFIG = CONFIG / "cni"
 _PREFIX = POD_RANGE.partition("/")[2]
-_CNI_CACHE = Path("/var/lib/cni")
-# chains of kube-proxy, the kubelet and the CNI plugins
-_OUR_CHAINS = ("KUBE-", "CNI-")
+_CNI_RESULTS = Path("/var/lib/cni/results")
 
 
 def up() -> None:
@@ -25,54 +26,42 @@ def up() -> None:
         run(["ip", "link", "set", BRIDGE, "up"])
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1", encoding="ascii")
         CNI_CONFIG.mkdir(parents=True, exist_ok=True)
-        plugins = [
-            {
-                "type": "bridge",
-                "bridge": BRIDGE,
-                "isGateway": True,
-                "ipMasq": True,
-                "hairpinMode": True,
-                "ipam": {
-                    "type": "host-local",
-                    "dataDir": str(RUN / "ipam"),
-                    "ranges": [[{"subnet": POD_RANGE}]],
-                    "routes": [{"dst": "0.0.0.0/0"}],
-                },
-            },
-            {"type": "portmap", "capabilities": {"portMappings": True}},
-        ]
-        document = {"cniVersion": "1.0.0", "name": BRIDGE, "plugins": plugins}
-        (CNI_CONFIG / "10-bridge.conflist").write_text(json.dumps(document), encoding="utf-8")
+        conflist = CNI_CONFIG / "10-bridge.conflist"
+        conflist.write_text(json.dumps(_conflist()), encoding="utf-8")
+
+
+def _conflist() -> dict[str, object]:
+    bridge = {
+        "type": "bridge",
+        "bridge": BRIDGE,
+        "isGateway": True,
+        "ipMasq": True,
+        "hairpinMode": True,
+        "ipam": {
+            "type": "host-local",
+            "dataDir": str(RUN / "ipam"),
+            "ranges": [[{"subnet": POD_RANGE}]],
+            "routes": [{"dst": "0.0.0.0/0"}],
+        },
+    }
+    ports = {"type": "portmap", "capabilities": {"portMappings": True}}
+    return {"cniVersion": "1.0.0", "name": BRIDGE, "plugins": [bridge, ports]}
 
 
 def down() -> None:
-    """Remove pods' interfaces, the bridge, our iptables chains and the CNI results."""
+    """Remove pods' interfaces and namespaces, the bridge, our iptables rules, the CNI results."""
+    before = claim.before()
     for link in json.loads(run(["ip", "-json", "link", "show"])):
         if link.get("master") == BRIDGE:
             subprocess.run(["ip", "link", "delete", link["ifname"]], check=False)
     if succeeds(["ip", "link", "show", BRIDGE]):
         run(["ip", "link", "delete", BRIDGE])
-    for name in json.loads(run(["ip", "-json", "netns", "list"]) or "[]"):
-        if name["name"].startswith("cni-"):
-            run(["ip", "netns", "delete", name["name"]])
-    for family in ("iptables", "ip6tables"):
-        _drop_chains(family)
-    for entry in _CNI_CACHE.glob(f"results/{BRIDGE}-*"):
+    for name in claim.netns() - set(before["netns"]):
+        if name.startswith("cni-"):
+            run(["ip", "netns", "delete", name])
+    firewall.clean(before["chains"])
+    for entry in _CNI_RESULTS.glob(f"{BRIDGE}-*"):
         entry.unlink()
-
-
-def _drop_chains(family: str) -> None:
-    """Load the tables again without our chains and the rules that jump to them."""
-    if not succeeds([family, "--version"]):
-        return
-    saved = run([f"{family}-save"]).splitlines()
-    kept = [line for line in saved if not _is_ours(line)]
-    if len(kept) < len(saved):
-        run([f"{family}-restore"], stdin="\n".join(kept) + "\n")
-
-
-def _is_ours(line: str) -> bool:
-    words = line.split()
-    names = [words[0][1:]] if line.startswith(":") else words[1:2]
-    names += [words[i + 1] for i, word in enumerate(words[:-1]) if word in ("-j", "-g")]
-    return any(name.startswith(_OUR_CHAINS) for name in names)
+    with suppress(OSError):
+        _CNI_RESULTS.rmdir()
+        _CNI_RESULTS.parent.rmdir()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from errors import ClusterError
+from layout import MARK
 
 
 def run(
@@ -26,7 +28,7 @@ def run(
         done = subprocess.run(
             list(map(str, command)),
             input=stdin,
-            env=env,
+            env={**(os.environ if env is None else env), MARK: "tool"},
             cwd=cwd,
             timeout=timeout,
             capture_output=True,
@@ -63,7 +65,7 @@ def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None
 
 
 @contextmanager
-def step(what: str):
+def step(what: str) -> Iterator[None]:
     """Say what is being done, and how long it took."""
     print(f"  {what} … ", end="", flush=True)
     began = time.monotonic()

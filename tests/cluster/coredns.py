@@ -1,8 +1,9 @@
-"""CoreDNS on the node's address: names of Services, and the machine's resolver for all others."""
+"""CoreDNS on the node's address: names of Services, and the machine's resolvers for all others."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
@@ -11,26 +12,28 @@ import binaries
 import daemons
 import kubeconfig
 from control_plane import kubectl
-from layout import CONFIG, DOMAIN, NODE_IP
+from layout import CONFIG, COREDNS_READY_PORT, DOMAIN, NODE_IP
 from shell import step, wait_until
 
 NAME = "coredns"
-_READY_PORT = 18181
 
 
-def _corefile() -> str:
+def _corefile(upstream: Path) -> str:
+    resolvers = upstream.read_text(encoding="utf-8")
+    # a machine without a network has none, and the plugin refuses an empty list
+    forward = f"forward . {upstream}" if re.search(r"^nameserver\s", resolvers, re.M) else ""
     return f"""\
 .:53 {{
     bind {NODE_IP}
     errors
-    ready 127.0.0.1:{_READY_PORT}
+    ready 127.0.0.1:{COREDNS_READY_PORT}
     cache 5
     kubernetes {DOMAIN} in-addr.arpa {{
         kubeconfig {kubeconfig.path(NAME)}
         pods insecure
         ttl 5
     }}
-    forward . {CONFIG / "upstream-resolv.conf"}
+    {forward}
 }}
 """
 
@@ -71,7 +74,7 @@ def start() -> None:
         upstream = CONFIG / "upstream-resolv.conf"
         upstream.write_text(Path("/etc/resolv.conf").read_text(encoding="utf-8"), encoding="utf-8")
         corefile = CONFIG / "Corefile"
-        corefile.write_text(_corefile(), encoding="utf-8")
+        corefile.write_text(_corefile(upstream), encoding="utf-8")
         daemons.start(NAME, [binaries.program("coredns"), "-conf", corefile])
         wait_until(_is_ready, 30, "CoreDNS is ready")
 
@@ -89,7 +92,7 @@ def _is_ready() -> bool:
     daemons.check(NAME)
     try:
         opener = build_opener(ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{_READY_PORT}/ready", timeout=2) as answer:
+        with opener.open(f"http://127.0.0.1:{COREDNS_READY_PORT}/ready", timeout=2) as answer:
             return bool(answer.status == 200)
     except (URLError, OSError):
         return False

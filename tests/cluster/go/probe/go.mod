@@ -1,0 +1,3 @@
+module lightllm.test/probe
+
+go 1.25.0
