@@ -12,7 +12,7 @@ MODEL_DIR ?= examples/demo-model
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock format check test test-all serve demo bench bench-serving train-demo-model cluster-up cluster-down e2e
+.PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving train-demo-model cluster-up cluster-down e2e
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -56,8 +56,14 @@ test-all: test  ## `test` and the whole matrices
 serve: setup  ## run the server on the demo model (MODEL_DIR=…, PORT=…)
 	$(BIN)/lightllm-server --model-dir $(MODEL_DIR) --port $(PORT)
 
-demo: setup  ## start the server on the demo model and ask it three questions
-	$(BIN)/python scripts/demo.py --model-dir $(MODEL_DIR)
+demo:  ## a real cluster, the operator, a question, load that scales it out and back in (root; or KUBECONFIG=… IMAGE=…)
+	$(PYTHON) scripts/demo/cluster.py $(if $(CSV),--csv $(CSV))
+
+demo-down:  ## take back what `demo` made
+	$(PYTHON) scripts/demo/cluster.py --down
+
+demo-server: setup  ## the server alone on the demo model: ask it three questions
+	$(BIN)/python scripts/demo/server.py --model-dir $(MODEL_DIR)
 
 bench: bench-serving  ## the CPU benchmarks beside their peers
 
