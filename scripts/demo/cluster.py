@@ -1,8 +1,8 @@
 """The whole way on a real cluster: install the operator, apply `examples/demo.yaml`, ask the model,
 and watch `kubectl get lld` while load makes it scale out and idleness scales it back in.
 
-The cluster is the one of `tests/cluster`, brought up here; with KUBECONFIG and IMAGE (and, where its
-name cannot be told from IMAGE, OPERATOR_IMAGE) it is the one that they name.
+The cluster is the one of `tests/cluster`, brought up here; with KUBECONFIG and IMAGE (and, where
+its name cannot be told from IMAGE, OPERATOR_IMAGE) it is the one that they name.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def tell(target: Target) -> tuple[list[str], Story]:
 
 
 def down(target: Target | None) -> None:
-    """What the demo made; on a cluster of the user's the CRD stays, as `helm uninstall` leaves it."""
+    """Take back what the demo made; on a cluster of the user's the CRD stays."""
     if target is None:
         cluster_command("down")
         return

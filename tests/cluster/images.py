@@ -113,12 +113,12 @@ def make_base() -> str:
 
 
 def build(target: str, tag: str, dockerfile: Path = CHECKOUT / "Dockerfile") -> str:
-    """Build one target of the Dockerfile; returns the image's name in buildah's storage."""
+    """Build a target over the checkout; returns the image's name in buildah's storage."""
     name, base = f"localhost/{tag}", make_base()
     with step(f"building image {tag}"), _network_settings() as settings:
         buildah(
             *("build", "--layers", f"--target={target}", f"--build-arg=BASE={base}"),
-            *(f"--tag={name}", f"--file={dockerfile}", *settings, str(dockerfile.parent)),
+            *(f"--tag={name}", f"--file={dockerfile}", *settings, str(CHECKOUT)),
         )
     return name
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,32 +35,45 @@ def programs() -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
-def operator(programs: tuple[Path, Path]) -> Kube:
-    """The operator as the chart installs it, under its own service account."""
+def install(programs: tuple[Path, Path]) -> Callable[[], Kube]:
+    """Install or upgrade the operator by its chart, under its own service account."""
     import layout
 
     kubectl, helm = programs
     kube = Kube(kubectl, layout.KUBECONFIG, OPERATOR_NAMESPACE)
-    if not kube.get("namespace", OPERATOR_NAMESPACE):
-        kube("create", "namespace", OPERATOR_NAMESPACE)
-    _enforce_restricted(kube, OPERATOR_NAMESPACE)
-    image = SERVER_IMAGE.replace("lightllm-server:dev", "lightllm-operator")
     values = {
-        "image.repository": image,
-        "image.tag": "dev",
-        "image.pullPolicy": "Always",
-        "serving.image": SERVER_IMAGE,
-        "cpuForGpu": "true",
+        "image": {
+            "repository": SERVER_IMAGE.replace("lightllm-server:dev", "lightllm-operator"),
+            "tag": "dev",
+            "pullPolicy": "Always",
+        },
+        "serving": {"image": SERVER_IMAGE},
+        "cpuForGpu": True,
     }
-    settings = [f"--set={name}={value}" for name, value in values.items()]
-    subprocess.run(
-        [
-            *(helm, "upgrade", "--install", RELEASE, CHECKOUT / "charts/lightllm-operator"),
-            *(f"--namespace={OPERATOR_NAMESPACE}", f"--kubeconfig={layout.KUBECONFIG}", *settings),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
+    command = (
+        *(helm, "upgrade", "--install", RELEASE, CHECKOUT / "charts/lightllm-operator"),
+        *(f"--namespace={OPERATOR_NAMESPACE}", f"--kubeconfig={layout.KUBECONFIG}", "--values=-"),
     )
+
+    def run() -> Kube:
+        if not kube.get("namespace", OPERATOR_NAMESPACE):
+            kube("create", "namespace", OPERATOR_NAMESPACE)
+        _enforce_restricted(kube, OPERATOR_NAMESPACE)
+        subprocess.run(
+            command, input=json.dumps(values), text=True, check=True, stdout=subprocess.DEVNULL
+        )
+        kube("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
+        return kube
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def operator(install: Callable[[], Kube]) -> Kube:
+    """The operator's namespace; it runs the newest image."""
+    kube = install()
+    # the tests count on all GPUs
+    kube("delete", "lld", "--all", "--all-namespaces")
     kube("rollout", "restart", f"deployment/{RELEASE}")
     kube("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
     return kube
@@ -78,6 +92,8 @@ def kube(operator: Kube, programs: tuple[Path, Path]) -> Iterator[Kube]:
     made("create", "namespace", name)
     _enforce_restricted(made, name)
     yield made
+    if not made.get("namespace", name):
+        return
     made("delete", "lld", "--all", "--wait=false")
     made("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
     made("delete", "namespace", name, "--timeout=60s")

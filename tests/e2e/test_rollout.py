@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from kube import Load, deployment_of
+from kube import Load, deployment_of, is_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -25,6 +25,25 @@ def test_an_edit_rolls_under_load(kube):
     assert load.failures == []
     [after] = kube.serving_pods("demo")
     assert "--max-n=3" in after["spec"]["containers"][0]["args"]
+
+
+def test_capacity_stays_while_gpus_are_spare(kube):
+    kube.apply(deployment_of("demo", replicas=2))
+    kube.wait("two pods serve", lambda: kube.ready_replicas("demo") == 2, 120)
+    before = {pod["metadata"]["uid"] for pod in kube.serving_pods("demo")}
+    fewest = 2
+    with Load(kube.address("demo"), clients=4) as load:
+        kube.apply(deployment_of("demo", replicas=2, extraArgs=["--max-n=3"]))
+
+        def rolled() -> bool:
+            nonlocal fewest
+            pods = kube.serving_pods("demo")
+            fewest = min(fewest, sum(map(is_ready, pods)))
+            return not before & {pod["metadata"]["uid"] for pod in pods}
+
+        kube.wait("both old pods are gone", rolled, 200)
+    assert fewest == 2
+    assert load.failures == []
 
 
 def test_an_edit_completes_when_all_gpus_are_taken(kube):

@@ -6,52 +6,42 @@ from pathlib import Path
 
 import pytest
 
-from kube import SERVER_IMAGE
-
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+# the question, whole and streamed, and an error as one of the package's own
+ASK = """
+import openai
+client = openai.OpenAI(base_url="http://demo.{namespace}.svc/v1", api_key="none")
+messages = [{{"role": "user", "content": "What is TokenAttention?"}}]
+whole = client.chat.completions.create(model="demo", messages=messages)
+stream = client.chat.completions.create(model="demo", messages=messages, stream=True)
+print(whole.choices[0].message.content)
+print("".join(chunk.choices[0].delta.content or "" for chunk in stream))
+try:
+    client.completions.create(model="demo", prompt="a", max_tokens=-1)
+except openai.BadRequestError as error:
+    print("refused:", error.message)
+"""
 
 
-def test_the_example_answers_another_pod(kube):
+@pytest.fixture(scope="session")
+def client_image(programs) -> str:
+    import images
+
+    dockerfile = Path(__file__).parent / "client" / "Dockerfile"
+    return images.push(images.build("client", "lightllm-e2e-client:dev", dockerfile))
+
+
+def test_the_example_answers_another_pods_openai_client(kube, client_image):
     kube("apply", "-f", str(EXAMPLES / "demo.yaml"))
     kube.wait_condition("demo", "Ready", "True", "Serving", timeout=180)
-    security = {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    script = (
-        "from lightllm_server.client import Client\n"
-        f"print(Client('http://demo.{kube.namespace}.svc').query('What is TokenAttention?'))"
-    )
-    container = {
-        "name": "client",
-        "image": SERVER_IMAGE,
-        "command": ["python", "-c", script],
-        "securityContext": security,
-    }
-    kube.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": "client"},
-            "spec": {"restartPolicy": "Never", "containers": [container]},
-        }
-    )
-    kube.wait(
-        "the client ends",
-        lambda: kube.get("pod", "client")["status"]["phase"] in ("Succeeded", "Failed"),
-    )
-    assert "every token has its own slot" in kube("logs", "client")
+    script = ASK.format(namespace=kube.namespace)
+    said = kube.run_pod("client", "python", "-c", script, image=client_image)
+    whole, streamed, refused = said.strip().splitlines()
+    assert "every token has its own slot" in whole
+    assert streamed == whole
+    assert refused.startswith("refused:")
+    assert "max_tokens" in refused
     row = kube("get", "lld", "demo", "--no-headers").split()
     assert row[:7] == ["demo", "True", "Serving", "1", "1", "1", "int8"]
-
-
-def test_four_gpus_and_the_example_give_tensor_parallel_4(kube):
-    kube("apply", "-f", str(EXAMPLES / "tensor-parallel.yaml"))
-    kube.wait_condition("demo-tp", "Ready", "True", timeout=120)
-    [pod] = kube.serving_pods("demo-tp")
-    assert "--tp=4" in pod["spec"]["containers"][0]["args"]
-    assert pod["status"]["containerStatuses"][0]["restartCount"] == 0

@@ -10,9 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Kube", "Load", "condition", "deployment_of"]
+__all__ = ["RESTRICTED", "Kube", "Load", "condition", "deployment_of", "is_ready"]
 
 SERVER_IMAGE = "127.0.0.1:5213/lightllm-server:dev"
+# what Pod Security's `restricted` asks of a container
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
 
 
 class Kube:
@@ -76,6 +84,45 @@ class Kube:
         self.wait(f"{name}: {kind}={status} {reason or ''}", holds, timeout)
         return found
 
+    def run_pod(
+        self, name: str, *command: str, image: str = SERVER_IMAGE, claim: str | None = None
+    ) -> str:
+        """What a pod prints that runs this and ends well; a claim is mounted at /models."""
+        container: dict[str, Any] = {
+            "name": name,
+            "image": image,
+            "command": list(command),
+            "securityContext": RESTRICTED,
+        }
+        spec: dict[str, Any] = {"restartPolicy": "Never", "containers": [container]}
+        if claim is not None:
+            container["volumeMounts"] = [{"name": "models", "mountPath": "/models"}]
+            spec["volumes"] = [{"name": "models", "persistentVolumeClaim": {"claimName": claim}}]
+            spec["securityContext"] = {"fsGroup": 65532}
+        metadata = {"name": name}
+        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+        def phase() -> str:
+            return self.get("pod", name)["status"].get("phase", "")
+
+        self.wait(f"pod {name} ends", lambda: phase() in ("Succeeded", "Failed"), 90)
+        said = self("logs", name)
+        assert phase() == "Succeeded", said
+        return said
+
+    def ready_replicas(self, name: str) -> int:
+        return self.get("lld", name).get("status", {}).get("readyReplicas", 0)
+
+    def restarts(self, name: str) -> dict[str, int]:
+        """Restarts by uid, of the serving pods that run."""
+        return {
+            pod["metadata"]["uid"]: sum(
+                c["restartCount"] for c in pod["status"]["containerStatuses"]
+            )
+            for pod in self.serving_pods(name)
+            if "containerStatuses" in pod["status"]
+        }
+
     def address(self, name: str) -> str:
         """The Service's cluster address, which the host reaches too."""
         return self.get("service", name)["spec"]["clusterIP"]
@@ -84,6 +131,12 @@ class Kube:
 def condition(body: dict[str, Any], kind: str) -> dict[str, Any]:
     conditions = body.get("status", {}).get("conditions", ())
     return next((c for c in conditions if c["type"] == kind), {})
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    """As the Service sees it: a pod that drains is not."""
+    conditions = pod["status"].get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def deployment_of(name: str, **spec: Any) -> dict[str, Any]:
