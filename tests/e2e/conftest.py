@@ -73,7 +73,9 @@ def operator(install: Callable[[], Kube]) -> Kube:
     """The operator's namespace; it runs the newest image."""
     kube = install()
     # the tests count on all GPUs
-    kube("delete", "lld", "--all", "--all-namespaces")
+    found = json.loads(kube("get", "lld", "--all-namespaces", "-o=json"))["items"]
+    for namespace in {body["metadata"]["namespace"] for body in found}:
+        kube("delete", "lld", "--all", f"--namespace={namespace}")
     kube("rollout", "restart", f"deployment/{RELEASE}")
     kube("rollout", "status", f"deployment/{RELEASE}", "--timeout=120s")
     return kube

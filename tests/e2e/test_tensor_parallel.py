@@ -42,7 +42,8 @@ def test_gpus_that_the_heads_do_not_divide_idle(kube, gpus, heads, kv_heads, siz
         },
     }
     kube.apply(claim)
-    shape = f"num_attention_heads={heads}, num_key_value_heads={kv_heads}, hidden_size={heads * 16}"
+    shape = f"num_attention_heads={heads}, num_key_value_heads={kv_heads}"
+    shape += f", hidden_size={heads * 16}, intermediate_size={heads * 32}"
     write = f"\nwrite_tiny_llama(Path('/models/tiny'), {shape})\n"
     kube.run_pod("writer", "python", "-c", WRITER.read_text() + write, claim="models")
     kube.apply(deployment_of("odd", model={"uri": "pvc://models/tiny"}, gpu={"count": gpus}))
