@@ -12,7 +12,8 @@ MODEL_DIR ?= examples/demo-model
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving train-demo-model cluster-up cluster-down e2e
+.PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving
+.PHONY: docs install-yaml train-demo-model cluster-up cluster-down e2e
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -69,6 +70,12 @@ bench: bench-serving  ## the CPU benchmarks beside their peers
 
 bench-serving: setup  ## output tokens/s beside transformers and CTranslate2 (JSON=FILE to keep)
 	$(BIN)/python benchmarks/serving/run.py $(if $(JSON),--json $(JSON))
+
+docs: setup  ## docs/crd.md and the chart's copy of the CRD, from crds/
+	$(BIN)/python scripts/crd_reference.py
+
+install-yaml: docs  ## deploy/install.yaml, from the chart (needs helm, or Go to build it)
+	$(BIN)/python scripts/install_yaml.py
 
 train-demo-model: setup  ## train examples/demo-model again (about 5 minutes)
 	$(BIN)/python scripts/demo_model/train.py

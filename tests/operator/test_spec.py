@@ -50,7 +50,9 @@ EVERYTHING = {
         "nodeSelector": {"a": "b"},
         "tolerations": [{"operator": "Exists"}],
         "affinity": {"nodeAffinity": {}},
-        "topologySpreadConstraints": [{"maxSkew": 1}],
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}
+        ],
         "runtimeClassName": "nvidia",
         "priorityClassName": "high",
         "imagePullSecrets": [{"name": "s"}],

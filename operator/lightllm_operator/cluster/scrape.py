@@ -16,6 +16,8 @@ __all__ = ["Scraper"]
 _TIMEOUT_S = 2.0
 _MAX_BYTES = 256 * 1024
 _AT_ONCE = 64
+# beyond it not every integer is a float
+_MOST = 2.0**53
 _NEEDED = {
     "lightllm_queue_size": "waiting",
     "lightllm_batch_current_size": "running",
@@ -47,7 +49,9 @@ class Scraper:
             async with (
                 self._slots,
                 asyncio.timeout(_TIMEOUT_S),
-                self._session.get(f"http://{host}:{self._port}/metrics") as answer,
+                self._session.get(
+                    f"http://{host}:{self._port}/metrics", allow_redirects=False
+                ) as answer,
             ):
                 if answer.status != 200:
                     return None
@@ -60,11 +64,14 @@ class Scraper:
 
 
 def _sample(pod: str, text: str) -> PodSample:
-    """Raises ValueError where a metric is missing or no number."""
+    """Raises ValueError where a metric is missing or no number that it could be: a pod may run any
+    image, and what it says must not end the round for the others."""
     values: dict[str, float] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             if sample.name in _NEEDED:
+                if not 0 <= sample.value < _MOST:
+                    raise ValueError(f"{sample.name}: {sample.value}")
                 values[_NEEDED[sample.name]] = float(sample.value)
     if len(values) < len(_NEEDED):
         raise ValueError(f"missing metrics: {sorted(set(_NEEDED.values()) - values.keys())}")

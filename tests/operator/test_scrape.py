@@ -1,0 +1,78 @@
+"""Scraping pods that say anything: one sample or none, and never an error for the others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import aiohttp
+import pytest
+
+from lightllm_operator.cluster import scrape
+
+GOOD = "".join(f"{name} 1\n" for name in scrape._NEEDED)
+
+
+@contextmanager
+def pod(body: str, status: int = 200, **headers: str) -> Iterator[tuple[int, list[str]]]:
+    """A pod's port and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_address[1], asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def samples(port: int):
+    async def ask():
+        async with aiohttp.ClientSession() as session:
+            return await scrape.Scraper(session, port=port).scrape({"p": "127.0.0.1"})
+
+    return asyncio.run(ask())
+
+
+def test_a_pod_is_asked_for_its_metrics() -> None:
+    with pod(GOOD) as (port, asked):
+        assert samples(port)["p"].waiting == 1
+    assert asked == ["/metrics"]
+
+
+@pytest.mark.parametrize("value", ["+Inf", "-Inf", "NaN", "-1", "1e300", "x", ""])
+def test_a_number_that_cannot_be_gives_no_sample(value: str) -> None:
+    with pod(GOOD.replace("lightllm_queue_size 1", f"lightllm_queue_size {value}")) as (port, _):
+        assert samples(port) == {}
+
+
+@pytest.mark.parametrize("body", ["", "\0", "lightllm_queue_size 1\n", GOOD + "#" * 2**18])
+def test_another_text_gives_no_sample(body: str) -> None:
+    with pod(body) as (port, _):
+        assert samples(port) == {}
+
+
+def test_no_pod_sends_the_operator_elsewhere() -> None:
+    with (
+        pod(GOOD) as (target, asked),
+        pod("", 302, Location=f"http://127.0.0.1:{target}/metrics") as (port, _),
+    ):
+        assert samples(port) == {}
+    assert asked == []
