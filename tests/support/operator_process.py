@@ -96,6 +96,9 @@ class OperatorProcess:
         assert self._process.poll() is None, f"the operator has ended:\n{self.log}"
         return self.get(path)[0] == 200
 
+    def wait_alive(self) -> float:
+        return wait_until("the operator answers", lambda: self.is_well("/healthz"))
+
     def wait_ready(self) -> float:
         return wait_until("the operator is ready", lambda: self.is_well("/readyz"))
 

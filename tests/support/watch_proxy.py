@@ -62,8 +62,10 @@ class WatchProxy:
         self._watches: dict[int, asyncio.Transport] = {}
         # cleared: whatever watches would say is held back, on open connections
         self._flowing = asyncio.Event()
-        # cleared: whoever wants to watch is told that its version is too old
+        # so many who want to watch are told that their version is too old
         self._num_gone = 0
+        self._write_seconds = 0.0
+        self.num_slow = 0
         self._unreachable = False
 
     def __enter__(self) -> WatchProxy:
@@ -106,6 +108,10 @@ class WatchProxy:
         if value:
             self.cut()
 
+    def slow_writes(self, seconds: float) -> None:
+        """From now on each write but the Lease's takes so long."""
+        self._write_seconds = seconds
+
     def _call(self, coroutine):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)
 
@@ -146,6 +152,9 @@ class WatchProxy:
                 self._num_gone -= 1
                 return web.Response(text=json.dumps(_GONE) + "\n", content_type="application/json")
             self._watches[id(request)] = request.transport
+        if self._write_seconds and request.method != "GET" and "/leases" not in request.path:
+            self.num_slow += 1
+            await asyncio.sleep(self._write_seconds)
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _OWN_HEADERS}
         headers["Authorization"] = f"Bearer {self._token}"
         try:
