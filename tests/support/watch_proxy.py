@@ -135,6 +135,11 @@ class WatchProxy:
         await self._cut()
         await self._session.close()
         await self._runner.cleanup()
+        # aiohttp lets handlers go on whose client is gone
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     async def _cut(self) -> None:
         for transport in list(self._watches.values()):
