@@ -3,12 +3,13 @@
 OperatorError
 ├ SpecError         a field of the spec is wrong in a way that the schema cannot say
 ├ RefusedError     the spec cannot be run with this model or these nodes; no retry helps
+├ NotLeaderError   another replica may lead by now, so nothing is written
 └ ApiError          the API server refused or did not answer; `retryable` says whether to try again
 """
 
 from __future__ import annotations
 
-__all__ = ["ApiError", "OperatorError", "RefusedError", "SpecError"]
+__all__ = ["ApiError", "NotLeaderError", "OperatorError", "RefusedError", "SpecError"]
 
 
 class OperatorError(Exception):
@@ -29,6 +30,10 @@ class RefusedError(OperatorError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NotLeaderError(OperatorError):
+    """The lease is not surely ours."""
 
 
 class ApiError(OperatorError):

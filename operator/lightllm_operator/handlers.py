@@ -1,148 +1,150 @@
 """What the operator reacts to: every change of a resource or of a child wakes its reconcile.
 
-Index and event handlers alone: they put no finalizer and no annotation on anybody's object.
+Event handlers alone: they put no finalizer and no annotation on anybody's object.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
 import kopf
 
 from lightllm_operator.cluster.client import Cluster
+from lightllm_operator.cluster.health import HealthServer
+from lightllm_operator.cluster.lease import Lease
 from lightllm_operator.cluster.scrape import Scraper
-from lightllm_operator.errors import OperatorError
-from lightllm_operator.names import (
-    API_VERSION,
-    FIELD_MANAGER,
-    GROUP,
-    INSTANCE,
-    KIND,
-    MANAGED_BY,
-    PLURAL,
-    SERVER,
-    VERSION,
-    child_labels,
-)
-from lightllm_operator.reconcile import Key, Reconciler
-from lightllm_operator.scaler import Scaler
+from lightllm_operator.errors import ApiError
+from lightllm_operator.leader import Leader
+from lightllm_operator.names import API_VERSION, KIND
 from lightllm_operator.settings import Settings
-from lightllm_operator.work_queue import WorkQueue
+from lightllm_operator.watch_cache import WATCHED, WatchCache, Watched
+from lightllm_operator.watch_check import WatchCheck
 
 __all__ = ["register"]
 
 logger = logging.getLogger(__name__)
 
-_WORKERS = 8
-_OURS = {MANAGED_BY: FIELD_MANAGER}
-
-
-class _Caches:
-    """What the watches have shown; implements `scaler.Source`."""
-
-    def __init__(self) -> None:
-        self._resources: dict[Key, Mapping[str, Any]] = {}
-        self._pods: dict[Key, dict[str, Mapping[str, Any]]] = {}
-        self._replicas: dict[Key, int] = {}
-
-    def resources(self) -> Mapping[Key, Mapping[str, Any]]:
-        return self._resources
-
-    def pods(self, key: Key) -> list[Mapping[str, Any]]:
-        return list(self._pods.get(key, {}).values())
-
-    def replicas(self, key: Key) -> int | None:
-        return self._replicas.get(key)
-
-    def take(self, kind: str, key: Key, body: Mapping[str, Any], *, deleted: bool) -> None:
-        """Note an object as it is now; `key` is the resource that it belongs to."""
-        match kind:
-            case "LightLLMDeployment" if deleted:
-                self._resources.pop(key, None)
-            case "LightLLMDeployment":
-                self._resources[key] = body
-            case "Pod" if deleted:
-                self._pods.get(key, {}).pop(body["metadata"]["name"], None)
-            case "Pod":
-                self._pods.setdefault(key, {})[body["metadata"]["name"]] = body
-            case "Deployment" if deleted:
-                self._replicas.pop(key, None)
-            case "Deployment":
-                self._replicas[key] = body["spec"].get("replicas", 1)
-
-    def replace(self, bodies: list[dict[str, Any]]) -> set[Key]:
-        """The resources as a LIST shows them; those that the watch had not shown as they are."""
-        listed = {_key(body["metadata"]): body for body in bodies}
-
-        def version(body: Mapping[str, Any] | None) -> str | None:
-            return None if body is None else body["metadata"]["resourceVersion"]
-
-        differing = {
-            key
-            for key in listed.keys() | self._resources.keys()
-            if version(listed.get(key)) != version(self._resources.get(key))
-        }
-        self._resources = dict(listed)
-        return differing
+_STARTING_PERIOD_S = 2.0
 
 
 class _Operator:
     """The parts, joined when kopf has started."""
 
     def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.caches = _Caches()
-        self.queue: WorkQueue[Key] = WorkQueue(self._work)
-        self._reconciler: Reconciler | None = None
-        self._cluster: Cluster | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._settings = settings
+        self._cache = WatchCache()
+        self._health = HealthServer(unhealthy=self._unhealthy, unready=self._unready)
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def _work(self, key: Key) -> float | None:
-        assert self._reconciler is not None, "works before it has started"
-        return await self._reconciler.reconcile(key)
-
     async def start(self) -> None:
-        cluster = self._cluster = await Cluster.connect()
-        session = self._session = aiohttp.ClientSession()
-        scaler = Scaler(self.caches, Scraper(session), self.queue.add)
-        self._reconciler = Reconciler(cluster, self.settings, scaler)
+        """Until the API server answers: a restart would not bring it about."""
+        settings = self._settings
+        await self._health.start(settings.health_port)
+        self._cluster = await Cluster.connect()
+        self._session = aiohttp.ClientSession()
+        # its requests wait for no others, and are not held back with the rest
+        self._lease_cluster = await Cluster.connect()
+        await self._wait_for_the_api()
+        identity = f"{settings.pod_name}-{uuid.uuid4().hex[:8]}"
+        self._lease = Lease(
+            self._lease_cluster,
+            settings.own_namespace,
+            settings.lease_name,
+            identity,
+            seconds=settings.lease_seconds,
+        )
+        self._leader = Leader(
+            settings, self._cache, self._cluster, Scraper(self._session), self._lease
+        )
+        self._check = WatchCheck(
+            self._cluster,
+            self._cache,
+            self._leader.wake,
+            namespace=settings.namespace,
+            period=settings.resync_seconds,
+            stale_seconds=settings.watch_stale_seconds,
+        )
         self._tasks = [
-            asyncio.create_task(self.queue.run(_WORKERS)),
-            asyncio.create_task(scaler.run(self.settings.scrape_seconds)),
-            asyncio.create_task(self._resync(cluster)),
+            asyncio.create_task(self._leader.run(), name="leader"),
+            asyncio.create_task(self._check.run(), name="watch check"),
         ]
+        for task in self._tasks:
+            task.add_done_callback(_tell_crash)
 
     async def stop(self) -> None:
+        await self._leader.settle()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-        if self._cluster is not None:
-            await self._cluster.close()
+        await self._lease.release()
+        await self._session.close()
+        await self._cluster.close()
+        await self._lease_cluster.close()
+        await self._health.stop()
+        logger.info("stopped")
 
-    async def _resync(self, cluster: Cluster) -> None:
-        """Every minute each resource is looked at, also those that a watch may have missed."""
+    def saw(self, watched: Watched, body: kopf.Body, event_type: str | None) -> None:
+        """A watch has shown an object; without a type it was there before."""
+        key = self._cache.show(watched.kind, body, deleted=event_type == "DELETED")
+        self._leader.wake(key)
+
+    async def _wait_for_the_api(self) -> None:
+        said = ""
         while True:
-            await asyncio.sleep(self.settings.resync_seconds)
             try:
-                bodies = await cluster.list(API_VERSION, KIND, self.settings.namespace)
-            except OperatorError as error:
-                logger.warning("resources could not be listed: %s", error)
-                continue
-            if missed := self.caches.replace(bodies):
-                logger.info("%d resources differ from what the watch has shown", len(missed))
-            for key in {*self.caches.resources(), *missed}:
-                self.queue.add(key)
+                await self._cluster.list(API_VERSION, KIND, self._settings.namespace)
+            except ApiError as error:
+                if str(error) != said:
+                    logger.warning("waits for the API server: %s", error)
+                said = str(error)
+                await asyncio.sleep(_STARTING_PERIOD_S)
+            else:
+                return
+
+    def _unhealthy(self) -> list[str]:
+        if not self._tasks:
+            return []
+        ended = [f"the {task.get_name()} has ended" for task in self._tasks if task.done()]
+        return [*ended, *self._leader.problems(), *self._check.problems()]
+
+    def _unready(self) -> list[str]:
+        if not self._tasks:
+            return ["the API server has not answered yet"]
+        return [] if self._check.ready else ["the watches have not shown everything yet"]
 
 
-def _key(metadata: Mapping[str, Any]) -> Key:
-    return Key(metadata["namespace"], metadata["name"])
+def _tell_crash(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        logger.error("the %s has ended", task.get_name(), exc_info=error)
+
+
+class _Backoffs:
+    """Seconds between kopf's attempts, without an end: an outage of the API server is no reason
+    to end, and kopf ends with its watches."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.5, 1, 2, 4), itertools.repeat(8))
+
+
+def _configure(settings: kopf.OperatorSettings) -> None:
+    settings.peering.standalone = True
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 310
+    settings.watching.connect_timeout = 10
+    settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = _Backoffs()
+    for watched in WATCHED:
+        if watched.labels:
+            labels = ",".join(f"{key}={value}" for key, value in watched.labels.items())
+            settings.watching.label_selectors[watched.api_version, watched.plural] = labels
 
 
 def register(registry: kopf.OperatorRegistry, settings: Settings) -> None:
@@ -153,43 +155,24 @@ def register(registry: kopf.OperatorRegistry, settings: Settings) -> None:
     def log_in(**kwargs: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
-    @kopf.on.startup(registry=registry)
+    @kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
-        settings.peering.standalone = True
-        settings.posting.enabled = False
-        settings.scanning.disabled = True
-        settings.watching.server_timeout = 300
-        settings.watching.client_timeout = 310
-        settings.watching.connect_timeout = 10
-        settings.networking.request_timeout = 30
+        _configure(settings)
         await operator.start()
 
     @kopf.on.cleanup(registry=registry)
     async def stop(**_: Any) -> None:
         await operator.stop()
 
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def resource_changed(body: kopf.Body, type: str | None, **_: Any) -> None:
-        key = _key(body["metadata"])
-        operator.caches.take(KIND, key, dict(body), deleted=type == "DELETED")
-        operator.queue.add(key)
+    for watched in WATCHED:
+        _register_watch(registry, operator, watched)
 
-    def child_changed(body: kopf.Body, kind: str, event_type: str | None) -> None:
-        metadata = body["metadata"]
-        key = Key(metadata["namespace"], metadata["labels"][INSTANCE])
-        server = child_labels(key.name, SERVER).items() <= metadata["labels"].items()
-        if server:
-            operator.caches.take(kind, key, dict(body), deleted=event_type == "DELETED")
-        operator.queue.add(key)
 
-    @kopf.on.event("apps", "v1", "deployments", labels=_OURS, registry=registry)
-    async def deployment_changed(body: kopf.Body, type: str | None, **_: Any) -> None:
-        child_changed(body, "Deployment", type)
+def _register_watch(registry: kopf.OperatorRegistry, operator: _Operator, watched: Watched) -> None:
+    labels = dict(watched.labels) if watched.labels else None
 
-    @kopf.on.event("v1", "pods", labels=_OURS, registry=registry)
-    async def pod_changed(body: kopf.Body, type: str | None, **_: Any) -> None:
-        child_changed(body, "Pod", type)
-
-    @kopf.on.event("batch", "v1", "jobs", labels=_OURS, registry=registry)
-    async def job_changed(body: kopf.Body, type: str | None, **_: Any) -> None:
-        child_changed(body, "Job", type)
+    @kopf.on.event(
+        watched.api_version, watched.plural, labels=labels, id=watched.plural, registry=registry
+    )
+    async def changed(body: kopf.Body, type: str | None, **_: Any) -> None:
+        operator.saw(watched, body, type)

@@ -64,6 +64,9 @@ class Key(NamedTuple):
     namespace: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
 
 class ScaleView(Protocol):
     """What the scaler knows of a resource."""

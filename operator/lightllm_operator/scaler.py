@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from lightllm_operator import metrics
 from lightllm_operator.autoscale import Decision, History, PodSample, decide
 from lightllm_operator.errors import SpecError
 from lightllm_operator.pods import is_ready, is_terminating, unschedulable_since
@@ -83,6 +84,7 @@ class Scaler:
 
     def forget(self, key: Key) -> None:
         self._known.pop(key, None)
+        metrics.forget_resource(key)
 
     async def run(self, period: float) -> None:
         """Until cancelled."""
@@ -104,6 +106,9 @@ class Scaler:
         )
         for (key, body), found in zip(resources.items(), samples, strict=True):
             self._decide(key, body, pods[key], found)
+        # deleted, also while this round went on
+        for key in self._known.keys() - self._source.resources().keys():
+            self.forget(key)
 
     def _decide(
         self, key: Key, body: Object, pods: list[Object], samples: dict[str, PodSample]
@@ -121,10 +126,10 @@ class Scaler:
         waiting = sum(sample.waiting for sample in samples.values())
         running = sum(sample.running for sample in samples.values())
         before = known.decision
+        ready = [pod for pod in pods if is_ready(pod)]
         if spec.autoscaling is None or spec.suspend:
             known.decision = Decision(replicas=replicas, waiting=waiting, running=running)
         else:
-            ready = [pod for pod in pods if is_ready(pod)]
             starting = [pod for pod in pods if not is_ready(pod) and not is_terminating(pod)]
             known.decision = decide(
                 spec.autoscaling,
@@ -136,6 +141,9 @@ class Scaler:
                 now=now,
                 unschedulable=any(map(_is_stuck, starting)),
             )
+        metrics.tell_resource(
+            key, waiting=waiting, desired=known.decision.replicas, ready=len(ready)
+        )
         self._tell(key, known, before, replicas, now)
 
     def _tell(
@@ -144,11 +152,14 @@ class Scaler:
         """Wake `reconcile` for a new count at once, for a new queue depth from time to time."""
         decision = known.decision
         assert decision is not None, "called without a decision"
+        if decision.held and (before is None or not before.held):
+            metrics.SCALE_DECISIONS.labels("hold").inc()
         if decision.replicas != replicas:
             known.last_scale = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            logger.info(
-                "%s/%s: %d → %d pods: %s", *key, replicas, decision.replicas, decision.reason
-            )
+        # not again in the rounds until it is written
+        if decision.replicas not in (replicas, before.replicas if before else None):
+            metrics.SCALE_DECISIONS.labels("up" if decision.replicas > replicas else "down").inc()
+            logger.info("%s: %d → %d pods: %s", key, replicas, decision.replicas, decision.reason)
         changed = before is None or (decision.held, decision.limited) != (
             before.held,
             before.limited,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
+
+from lightllm_operator.errors import OperatorError
 
 __all__ = ["WorkQueue"]
 
@@ -23,12 +26,32 @@ class WorkQueue(Generic[K]):
     def __init__(self, work: Callable[[K], Awaitable[float | None]]) -> None:
         self._work = work
         self._ready: asyncio.Queue[K] = asyncio.Queue()
-        # waiting in the queue; being worked on; wanted again while being worked on
+        # waiting in the queue; being worked on, since when; wanted again while being worked on
         self._waiting: set[K] = set()
-        self._busy: set[K] = set()
+        self._busy: dict[K, float] = {}
         self._again: set[K] = set()
         self._failures: dict[K, int] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._settling = False
+        self._nothing_busy = asyncio.Event()
+        self._nothing_busy.set()
+
+    @property
+    def depth(self) -> int:
+        """How many keys wait."""
+        return len(self._waiting)
+
+    def busy_seconds(self) -> float:
+        """For how long the slowest of those being worked on has been."""
+        began = min(self._busy.values(), default=None)
+        return 0.0 if began is None else asyncio.get_running_loop().time() - began
+
+    async def settle(self, seconds: float) -> None:
+        """Begin no work any more; until all that was begun has ended, at most `seconds`."""
+        self._settling = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._nothing_busy.wait()
 
     def add(self, key: K) -> None:
         """Work on the key soon; one that waits already is not queued twice."""
@@ -53,6 +76,12 @@ class WorkQueue(Generic[K]):
             timer.cancel()
         self._timers[key] = loop.call_at(due, self.add, key)
 
+    def close(self) -> None:
+        """Forget what was to come later."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
     async def run(self, num_workers: int) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as tasks:
@@ -62,19 +91,26 @@ class WorkQueue(Generic[K]):
     async def _worker(self) -> None:
         while True:
             key = await self._ready.get()
+            if self._settling:
+                return
             self._waiting.discard(key)
-            self._busy.add(key)
+            self._busy[key] = asyncio.get_running_loop().time()
+            self._nothing_busy.clear()
             try:
                 delay = await self._work(key)
                 self._failures.pop(key, None)
-            except Exception:
+            except Exception as error:
                 # a worker's top loop: the key's fault must not end the others' work
                 failures = self._failures.get(key, 0)
                 self._failures[key] = failures + 1
                 delay = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**failures)
-                logger.exception("%s failed, again in %.1f s", key, delay)
+                # only of our own errors does the message alone tell enough
+                trace = None if isinstance(error, OperatorError) else error
+                logger.warning("%s: %s; again in %.1f s", key, error, delay, exc_info=trace)
             finally:
-                self._busy.discard(key)
+                del self._busy[key]
+                if not self._busy:
+                    self._nothing_busy.set()
             if key in self._again:
                 self._again.discard(key)
                 self.add(key)

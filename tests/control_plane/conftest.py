@@ -1,7 +1,8 @@
-"""A real API server, one per session; no controllers and no nodes."""
+"""Real API servers that know our resource: one alone, one with controllers; none has nodes."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
@@ -9,34 +10,69 @@ from pathlib import Path
 
 import pytest
 
-from crd_schema import install
+from kube import Kube
 from rest import Rest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))
+CHECKOUT = Path(__file__).parents[2]
+CRD = CHECKOUT / "crds" / "lightllmdeployments.serving.lightllm.io.yaml"
+sys.path.insert(0, str(CHECKOUT / "tests" / "cluster"))
 
 
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The admin's kubeconfig."""
+    """The admin's kubeconfig; nothing runs controllers: what is written is what there is."""
     import api_server
 
-    with api_server.running(tmp_path_factory.mktemp("api-server")) as kubeconfig:
+    with api_server.running(tmp_path_factory.mktemp("api-server"), crds=[CRD]) as kubeconfig:
         yield kubeconfig
 
 
-@pytest.fixture
-def namespace(api_server: Path) -> str:
-    """A fresh one."""
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    with Rest(api_server) as client:
-        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        client("POST", "/api/v1/namespaces", manifest).expect(201)
-    return name
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The admin's kubeconfig of one with controllers."""
+    import api_server
+
+    folder = tmp_path_factory.mktemp("control-plane")
+    with api_server.running(folder, controllers=True, crds=[CRD]) as kubeconfig:
+        yield kubeconfig
 
 
 @pytest.fixture(scope="session")
 def rest(api_server: Path) -> Iterator[Rest]:
-    """The API server with the CRD."""
+    """The lone API server, call by call."""
     with Rest(api_server) as client:
-        install(client)
         yield client
+
+
+@pytest.fixture
+def namespace(rest: Rest) -> str:
+    """A fresh one; it stays, since nothing there could empty it."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    rest("POST", "/api/v1/namespaces", manifest).expect(201)
+    return name
+
+
+@pytest.fixture(scope="session")
+def kubectl_program() -> Path:
+    """Built the first time, which takes minutes."""
+    import binaries
+
+    binaries.build(["kubectl"])
+    return binaries.program("kubectl")
+
+
+@pytest.fixture
+def kubectl(api_server: Path, kubectl_program: Path, namespace: str) -> Kube:
+    """In the test's namespace."""
+    return Kube(kubectl_program, api_server, namespace)
+
+
+@pytest.fixture(scope="session")
+def report() -> str:
+    """What `lightllm-server check` says of the demo model."""
+    command = [sys.executable, "-m", "lightllm_server", "check", "--gpus", "16"]
+    model = CHECKOUT / "examples" / "demo-model"
+    return subprocess.run(
+        [*command, "--model-dir", str(model)], capture_output=True, text=True, check=True
+    ).stdout

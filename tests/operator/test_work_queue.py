@@ -88,3 +88,49 @@ def test_a_change_comes_before_the_delay():
         task.cancel()
 
     run(scenario)
+
+
+def test_settling_ends_what_runs_and_begins_nothing():
+    async def scenario():
+        runs, ended, gate = [], [], asyncio.Event()
+
+        async def work(key):
+            runs.append(key)
+            await gate.wait()
+            ended.append(key)
+
+        queue = WorkQueue(work)
+        queue.add("running")
+        task = asyncio.create_task(queue.run(1))
+        await asyncio.sleep(0)
+        queue.add("waiting")
+        assert queue.depth == 1
+        asyncio.get_running_loop().call_later(0.05, gate.set)
+        await queue.settle(5)
+        assert ended == ["running"]
+        await asyncio.sleep(0.05)
+        assert runs == ["running"]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(scenario)
+
+
+def test_settling_waits_no_longer_than_it_may():
+    async def scenario():
+        async def work(key):
+            await asyncio.Event().wait()
+
+        queue = WorkQueue(work)
+        queue.add("hangs")
+        task = asyncio.create_task(queue.run(1))
+        await asyncio.sleep(0.01)
+        assert queue.busy_seconds() > 0
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await queue.settle(0.05)
+        assert 0.04 < loop.time() - began < 1
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(scenario)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio import client, config
 
-from lightllm_operator.errors import ApiError
+from lightllm_operator import metrics
+from lightllm_operator.errors import ApiError, NotLeaderError
 from lightllm_operator.names import FIELD_MANAGER, PLURAL
 
 __all__ = ["Cluster", "path_of"]
@@ -20,6 +21,7 @@ Object = dict[str, Any]
 
 _TIMEOUT_S = 30
 _ATTEMPTS = 4
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PLURALS = {
     "Deployment": "deployments",
     "Event": "events",
@@ -42,11 +44,13 @@ def path_of(api_version: str, kind: str, namespace: str | None, name: str = "") 
 
 class Cluster:
     """Raises ApiError for every answer that is no success; 429, 5xx and lost connections are tried
-    again a few times, since every call may be repeated."""
+    again a few times, since every call may be repeated. Raises NotLeaderError instead of writing
+    while `may_write` says no."""
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
         self.num_requests = 0
+        self.may_write: Callable[[], bool] = lambda: True
 
     @classmethod
     async def connect(cls) -> Cluster:
@@ -69,6 +73,26 @@ class Cluster:
                 return None
             raise
 
+    async def list_with_version(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None,
+        labels: Mapping[str, str] | None = None,
+        *,
+        metadata_only: bool = False,
+    ) -> tuple[list[Object], str]:
+        """All objects with these labels, and the resourceVersion at which they were so."""
+        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        found = await self.request(
+            "GET",
+            path_of(api_version, kind, namespace),
+            query={"labelSelector": selector} if selector else {},
+            accept=_METADATA_ONLY if metadata_only else "application/json",
+        )
+        # null, where metadata of none is listed
+        return found["items"] or [], found["metadata"]["resourceVersion"]
+
     async def list(
         self,
         api_version: str,
@@ -77,10 +101,7 @@ class Cluster:
         labels: Mapping[str, str] | None = None,
     ) -> list[Object]:
         """All objects with these labels."""
-        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
-        query = {"labelSelector": selector} if selector else {}
-        found = await self.request("GET", path_of(api_version, kind, namespace), query=query)
-        items: list[Object] = found["items"]
+        items, _ = await self.list_with_version(api_version, kind, namespace, labels)
         return items
 
     async def apply(
@@ -127,14 +148,16 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
+        attempts: int = _ATTEMPTS,
     ) -> Object:
         """One call; the decoded answer."""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(attempts):
             try:
-                return await self._once(method, path, query, body, content_type)
+                return await self._once(method, path, query, body, content_type, accept)
             except ApiError as error:
                 again = error.status in (0, 429) or error.status >= 500
-                if not again or attempt == _ATTEMPTS - 1:
+                if not again or attempt == attempts - 1:
                     raise
                 await asyncio.sleep(0.2 * 4**attempt)
         raise AssertionError("unreachable")
@@ -146,8 +169,11 @@ class Cluster:
         query: Mapping[str, str] | None,
         body: Mapping[str, Any] | None,
         content_type: str,
+        accept: str,
     ) -> Object:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        if method != "GET" and not self.may_write():
+            raise NotLeaderError(f"{method} {path}: this replica does not lead any more")
+        headers = {"Accept": accept, "Content-Type": content_type}
         await self._api.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._api.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         self.num_requests += 1
@@ -158,7 +184,9 @@ class Cluster:
             data: bytes = await answer.read()  # type: ignore[no-untyped-call]
             text = data.decode()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            metrics.API_REQUESTS.labels(method, "error").inc()
             raise ApiError(0, f"{method} {path}: {type(error).__name__}: {error}") from error
+        metrics.API_REQUESTS.labels(method, answer.status).inc()
         if answer.status >= 400:
             raise ApiError(answer.status, f"{method} {path}: {_message(text)}")
         decoded: Object = json.loads(text)

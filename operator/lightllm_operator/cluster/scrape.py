@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from lightllm_operator import metrics
 from lightllm_operator.autoscale import PodSample
 from lightllm_operator.names import METRICS_PORT
 
@@ -44,10 +46,18 @@ class Scraper:
         return {sample.pod: sample for sample in samples if sample is not None}
 
     async def _one(self, pod: str, address: str) -> PodSample | None:
+        async with self._slots:
+            began = time.monotonic()
+            sample = await self._ask(pod, address)
+        metrics.SCRAPE_SECONDS.observe(time.monotonic() - began)
+        if sample is None:
+            metrics.SCRAPE_FAILURES.inc()
+        return sample
+
+    async def _ask(self, pod: str, address: str) -> PodSample | None:
         host = f"[{address}]" if ":" in address else address
         try:
             async with (
-                self._slots,
                 asyncio.timeout(_TIMEOUT_S),
                 self._session.get(
                     f"http://{host}:{self._port}/metrics", allow_redirects=False

@@ -1,0 +1,199 @@
+"""What the watches have shown of our objects, set right by LISTs. Pure; times are the caller's.
+
+Versions are compared as numbers: those of one kind only grow (Kubernetes promises so since 1.35).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lightllm_operator.names import (
+    API_VERSION,
+    FIELD_MANAGER,
+    INSTANCE,
+    KIND,
+    MANAGED_BY,
+    SERVER,
+    child_labels,
+)
+from lightllm_operator.reconcile import Key
+
+__all__ = ["WATCHED", "WatchCache", "Watched"]
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A kind whose changes wake a reconcile; labels: of the objects that concern us."""
+
+    api_version: str
+    kind: str
+    plural: str
+    labels: Mapping[str, str] | None = None
+
+
+_OURS = {MANAGED_BY: FIELD_MANAGER}
+WATCHED = (
+    Watched(API_VERSION, KIND, "lightllmdeployments"),
+    Watched("apps/v1", "Deployment", "deployments", _OURS),
+    Watched("v1", "Pod", "pods", _OURS),
+    Watched("batch/v1", "Job", "jobs", _OURS),
+)
+
+
+@dataclass(slots=True)
+class _Known:
+    """version: the newest of watch and LIST; seen: the watch's; owner: the resource."""
+
+    owner: Key
+    version: int
+    seen: int
+
+
+class WatchCache:
+    """Implements `scaler.Source`. Objects are named by `Key`, of whatever kind."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[Key, _Known]] = {each.kind: {} for each in WATCHED}
+        # (version, since when): shown by a LIST and not by the watch
+        self._unseen: dict[str, dict[Key, tuple[int, float]]] = {each.kind: {} for each in WATCHED}
+        self._resources: dict[Key, Object] = {}
+        self._pods: dict[Key, dict[str, Object]] = {}
+        self._replicas: dict[Key, int] = {}
+
+    def resources(self) -> Mapping[Key, Object]:
+        return self._resources
+
+    def pods(self, key: Key) -> list[Object]:
+        return list(self._pods.get(key, {}).values())
+
+    def replicas(self, key: Key) -> int | None:
+        return self._replicas.get(key)
+
+    def show(self, kind: str, body: Object, *, deleted: bool = False) -> Key:
+        """Note what a watch shows; the resource that it concerns."""
+        name, owner, version = _name(body), _owner(kind, body), _version(body["metadata"])
+        unseen = self._unseen[kind].get(name)
+        if deleted or (unseen is not None and unseen[0] <= version):
+            self._unseen[kind].pop(name, None)
+        known = self._known[kind].get(name)
+        if known is not None:
+            known.seen = max(known.seen, version)
+        if known is not None and known.version > version:
+            # a LIST was ahead of the watch
+            return owner
+        if deleted:
+            self._drop(kind, name)
+        else:
+            self._known[kind][name] = _Known(owner, version, version)
+            self._store(kind, body)
+        return owner
+
+    def compare(self, kind: str, listed: Iterable[Object], version: str, now: float) -> bool:
+        """listed: all objects of the kind, metadata is enough; version: the LIST's. Note what the
+        watch has not shown; whether the cache differs, so that `replace` is wanted."""
+        known, before = self._known[kind], self._unseen[kind]
+        unseen: dict[Key, tuple[int, float]] = {}
+        names: set[Key] = set()
+        differs = False
+        for body in listed:
+            name, newest = _name(body), _version(body["metadata"])
+            names.add(name)
+            one = known.get(name)
+            if one is None or one.seen < newest:
+                unseen[name] = (newest, before[name][1] if name in before else now)
+            differs = differs or one is None or one.version < newest
+        self._unseen[kind] = unseen
+        return differs or bool(self._gone(kind, names, int(version)))
+
+    def replace(self, kind: str, bodies: Iterable[Object], version: str) -> set[Key]:
+        """Hold what a LIST shows from now on; the resources whose objects were not so."""
+        changed: set[Key] = set()
+        names: set[Key] = set()
+        known = self._known[kind]
+        for body in bodies:
+            name, newest = _name(body), _version(body["metadata"])
+            names.add(name)
+            one = known.get(name)
+            if one is None or one.version < newest:
+                owner = _owner(kind, body)
+                known[name] = _Known(owner, newest, one.seen if one is not None else -1)
+                self._store(kind, body)
+                changed.add(owner)
+        for name in self._gone(kind, names, int(version)):
+            changed.add(known[name].owner)
+            self._drop(kind, name)
+        return changed
+
+    def unseen_seconds(self, now: float) -> float:
+        """Age of the oldest change that the watch has not shown; a deletion is none, since a watch
+        that began anew never shows it."""
+        times = [since for kind in self._unseen.values() for _, since in kind.values()]
+        return now - min(times) if times else 0.0
+
+    def unseen_example(self) -> str:
+        """One of those changes, in words."""
+        entries = [
+            (since, kind, name)
+            for kind, objects in self._unseen.items()
+            for name, (_, since) in objects.items()
+        ]
+        if not entries:
+            return ""
+        _, kind, name = min(entries)
+        return f"{kind} {name.namespace}/{name.name}"
+
+    def _gone(self, kind: str, listed: set[Key], version: int) -> list[Key]:
+        """Known objects that a LIST at `version` lacks; later ones it could not have."""
+        known = self._known[kind]
+        return [n for n, one in known.items() if n not in listed and one.version <= version]
+
+    def _store(self, kind: str, body: Object) -> None:
+        owner, metadata = _owner(kind, body), body["metadata"]
+        # large, and nobody's business here
+        slim = {**body, "metadata": {k: v for k, v in metadata.items() if k != "managedFields"}}
+        if kind == KIND:
+            self._resources[owner] = slim
+        elif not _is_server(owner, metadata):
+            return
+        elif kind == "Pod":
+            self._pods.setdefault(owner, {})[metadata["name"]] = slim
+        elif kind == "Deployment":
+            self._replicas[owner] = body["spec"].get("replicas", 1)
+
+    def _drop(self, kind: str, name: Key) -> None:
+        known = self._known[kind].pop(name, None)
+        if known is None:
+            return
+        if kind == KIND:
+            self._resources.pop(known.owner, None)
+        elif kind == "Pod":
+            pods = self._pods.get(known.owner, {})
+            pods.pop(name.name, None)
+            if not pods:
+                self._pods.pop(known.owner, None)
+        elif kind == "Deployment" and name == known.owner:
+            self._replicas.pop(known.owner, None)
+
+
+def _name(body: Object) -> Key:
+    return Key(body["metadata"]["namespace"], body["metadata"]["name"])
+
+
+def _owner(kind: str, body: Object) -> Key:
+    if kind == KIND:
+        return _name(body)
+    metadata = body["metadata"]
+    return Key(metadata["namespace"], metadata.get("labels", {}).get(INSTANCE, ""))
+
+
+def _is_server(owner: Key, metadata: Object) -> bool:
+    labels: Mapping[str, str] = metadata.get("labels", {})
+    return child_labels(owner.name, SERVER).items() <= labels.items()
+
+
+def _version(metadata: Object) -> int:
+    return int(metadata["resourceVersion"])
