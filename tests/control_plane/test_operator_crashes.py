@@ -38,7 +38,7 @@ def serves(num_pods: int, image: str = "registry.test/lightllm-server:1"):
         status = resource.get("status", {})
         conditions = {c["type"]: c["status"] for c in status.get("conditions", ())}
         return (
-            len(pods) == status["readyReplicas"] == num_pods
+            len(pods) == status.get("readyReplicas") == num_pods
             and images == {image}
             and (conditions["Ready"], conditions["Progressing"]) == ("True", "False")
         )

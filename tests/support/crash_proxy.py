@@ -94,7 +94,7 @@ class CrashProxy:
             request.method,
             self._upstream + request.raw_path,
             headers={**headers, "Authorization": f"Bearer {self._token}"},
-            data=await request.read(),
+            data=await request.read() or None,
             timeout=aiohttp.ClientTimeout(total=None),
         ) as upstream:
             if strike == "after":

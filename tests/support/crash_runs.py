@@ -146,7 +146,8 @@ class CrashRuns:
     def _said(self, namespace: str, state: State) -> str:
         assert self._operator is not None
         shown = json.dumps(state, indent=1)
-        return f"{namespace}: not there after {_TIMEOUT_S:.0f} s\n{self._operator.log}\n{shown}"
+        log = self._operator.log[-5000:]
+        return f"{namespace}: not there after {_TIMEOUT_S:.0f} s\n{shown}\n{log}"
 
     def _set_queues(self, queues: tuple[Queue, ...]) -> None:
         self.metrics.queues = dict(zip(ADDRESSES, queues, strict=False))
