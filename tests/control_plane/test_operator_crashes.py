@@ -116,7 +116,7 @@ def strike_all(runs: CrashRuns, scenario: Scenario, capsys, every: int) -> None:
     with capsys.disabled():
         print(f"\n{scenario.name}: {len(unkilled.writes)} writes in {unkilled.seconds:.1f} s")
     differing, k, struck = [], 0, True
-    while struck:
+    while struck and len(differing) < 3:
         k += 1
         for index, side in enumerate(crash_proxy.SIDES):
             if (2 * k + index) % every:

@@ -64,10 +64,20 @@ class CrashProxy:
         authority = document["clusters"][0]["cluster"]["certificate-authority-data"]
         self._tls = ssl.create_default_context(cadata=base64.b64decode(authority).decode())
         self._session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self.ready = threading.Event()
         self.url = ""
         self.fault: Fault | None = None
 
-    async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+    def stop(self) -> None:
+        """From any thread."""
+        assert self._loop is not None, "stopped before it has started"
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def serve(self) -> None:
+        """Until `stop`."""
+        self._loop = asyncio.get_running_loop()
         app = web.Application(client_max_size=16 * 2**20)
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -78,8 +88,8 @@ class CrashProxy:
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-            ready.set()
-            await stop.wait()
+            self.ready.set()
+            await self._stop.wait()
             await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -134,20 +144,14 @@ class CrashProxy:
 @contextlib.contextmanager
 def running(kubeconfig: Path) -> Iterator[CrashProxy]:
     """In a thread of its own. kubeconfig: with a token, as JSON."""
-    proxy, ready = CrashProxy(kubeconfig), threading.Event()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
-
-    def run() -> None:
-        loop.run_until_complete(proxy.serve(ready, stop))
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
+    proxy = CrashProxy(kubeconfig)
+    thread = threading.Thread(target=lambda: asyncio.run(proxy.serve()), daemon=True)
     thread.start()
-    assert ready.wait(10), "the proxy did not start"
+    assert proxy.ready.wait(10), "the proxy did not start"
     try:
         yield proxy
     finally:
-        loop.call_soon_threadsafe(stop.set)
+        proxy.stop()
         thread.join(10)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import time
@@ -101,11 +102,11 @@ class CrashRuns:
                 operator.stop()
             self._delete(namespace)
         else:
-            self._settle(namespace, kubelet, _is(expected, scenario.reached), fault)
+            self._settle(namespace, kubelet, scenario.reached, fault, expected)
         if fault.struck.is_set():
             operator.stop()
             self._running()
-        state = self._settle(namespace, kubelet, _is(expected, scenario.reached))
+        state = self._settle(namespace, kubelet, scenario.reached, expected=expected)
         if not scenario.deleted:
             self._delete(namespace)
         seconds = time.monotonic() - began
@@ -127,8 +128,10 @@ class CrashRuns:
         kubelet: FakeKubelet,
         reached: Callable[[State], bool],
         fault: Fault | None = None,
+        expected: State | None = None,
     ) -> State:
-        """The state once it is `reached` and nothing was written for a while, or `fault` struck."""
+        """The state once it is `reached`, or as `expected`, and nothing was written for a while; or
+        once `fault` has struck."""
         deadline = time.monotonic() + _TIMEOUT_S
         state, since = state_of(self.rest, namespace), time.monotonic()
         while fault is None or not fault.struck.is_set():
@@ -137,17 +140,18 @@ class CrashRuns:
             if seen != state:
                 state, since = seen, now
             assert self.proxy.fault is not None
-            if reached(state) and now - max(since, self.proxy.fault.last_write) > _QUIET_S:
+            there = reached(state) if expected is None else state == expected
+            if there and now - max(since, self.proxy.fault.last_write) > _QUIET_S:
                 break
-            assert now < deadline, self._said(namespace, state)
+            assert now < deadline, self._said(state, expected)
             time.sleep(_POLL_S)
         return state
 
-    def _said(self, namespace: str, state: State) -> str:
+    def _said(self, state: State, expected: State | None) -> str:
         assert self._operator is not None
-        shown = json.dumps(state, indent=1)
-        log = self._operator.log[-5000:]
-        return f"{namespace}: not there after {_TIMEOUT_S:.0f} s\n{shown}\n{log}"
+        texts = [json.dumps(each or {}, indent=1).splitlines() for each in (expected, state)]
+        shown = "\n".join(difflib.unified_diff(*texts, "unkilled", "killed", lineterm="", n=6))
+        return f"not there after {_TIMEOUT_S:.0f} s\n{shown}\n{self._operator.log[-3000:]}"
 
     def _set_queues(self, queues: tuple[Queue, ...]) -> None:
         self.metrics.queues = dict(zip(ADDRESSES, queues, strict=False))
@@ -178,6 +182,3 @@ class CrashRuns:
     def _delete(self, namespace: str) -> None:
         self.rest("DELETE", f"{_RESOURCES.format(namespace)}/demo").expect(200)
 
-
-def _is(expected: State | None, reached: Callable[[State], bool]) -> Callable[[State], bool]:
-    return reached if expected is None else lambda state: state == expected
