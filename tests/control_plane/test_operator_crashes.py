@@ -22,7 +22,7 @@ AUTOSCALED = {
     **SPEC,
     "autoscaling": {
         "maxReplicas": 3,
-        "scaleDown": {"stabilizationWindowSeconds": 1, "maxPods": 3, "periodSeconds": 1},
+        "scaleDown": {"stabilizationWindowSeconds": 1, "maxPods": 9, "periodSeconds": 1},
     },
 }
 LONG, SHORT = (Queue(waiting=50, running=16),), (Queue(running=1),)
@@ -56,11 +56,11 @@ SCENARIOS = {
         Scenario(name="create", spec={**SPEC, "replicas": 2}, reached=serves(2)),
         Scenario(
             name="edit",
-            spec={**SPEC, "replicas": 2},
-            served=serves(2),
-            # one edit that reaches every child: a check, a rollout, the Service, the budget
-            edit={"spec": {"image": "other:2", "replicas": 1, "service": {"port": 8080}}},
-            reached=serves(1, "other:2"),
+            spec=SPEC,
+            served=serves(1),
+            # one edit that reaches every child: a check, a rollout, the Service, a budget
+            edit={"spec": {"image": "other:2", "replicas": 2, "service": {"port": 8080}}},
+            reached=serves(2, "other:2"),
         ),
         Scenario(
             name="scale-out",

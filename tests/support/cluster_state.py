@@ -26,8 +26,8 @@ _VARYING = {
     *("lastTransitionTime", "lastUpdateTime", "lastProbeTime", "lastScaleTime", "f:lastScaleTime"),
     *("startTime", "completionTime", "startedAt", "finishedAt"),
     *("clusterIP", "clusterIPs", "podIP", "podIPs", "f:podIPs"),
-    # how far the newest ReplicaSet may grow: of the strategy when it was last written
-    "deployment.kubernetes.io/max-replicas",
+    # of the count and strategy when a ReplicaSet was last written
+    *("deployment.kubernetes.io/desired-replicas", "deployment.kubernetes.io/max-replicas"),
 }
 # these count writes; that of the resource counts the user's edits, and stays
 _COUNTERS = {"generation", "observedGeneration"}

@@ -68,7 +68,7 @@ class FakeMetrics:
             "lightllm_queue_size": queue.waiting,
             "lightllm_batch_current_size": queue.running,
             "lightllm_max_running": 16,
-            "lightllm_kv_usage_ratio": 0.1,
+            "lightllm_kv_usage_ratio": 0,
             "lightllm_request_count_total": 100,
             "lightllm_request_rejected_total": 0,
             "lightllm_request_service_duration_sum": 10,

@@ -32,8 +32,8 @@ class OperatorProcess:
         *,
         image: str = SERVING_IMAGE,
         source: Path = _SOURCE,
-        scrape_seconds: float = 0.3,
-        resync_seconds: float = 0.5,
+        scrape_seconds: float = 0.2,
+        resync_seconds: float = 0.4,
     ) -> None:
         folder.mkdir(parents=True)
         kubeconfig = _write_kubeconfig(folder / "kubeconfig", url)
