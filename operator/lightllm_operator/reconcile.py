@@ -259,7 +259,12 @@ class Reconciler:
             if pod["metadata"].get("annotations", {}).get(POD_DELETION_COST) != cost:
                 path = path_of("v1", "Pod", spec.namespace, pod["metadata"]["name"])
                 patch = {"metadata": {"annotations": {POD_DELETION_COST: cost}}}
-                await self._cluster.merge(path, patch)
+                try:
+                    await self._cluster.merge(path, patch)
+                except ApiError as error:
+                    # the pod is gone already
+                    if error.status != 404:
+                        raise
 
     async def _nodes(self, spec: DeploymentSpec) -> list[NodeGpu] | None:
         """The nodes that the pods' selector matches; None without access to nodes."""
