@@ -19,7 +19,7 @@ from lightllm_operator.autoscale import Decision, PodSample
 from lightllm_operator.cluster.client import Cluster, path_of
 from lightllm_operator.containment import contains
 from lightllm_operator.errors import ApiError, RefusedError, SpecError
-from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu
+from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu, spec_hash
 from lightllm_operator.names import (
     ANNOTATION_PINNED,
     ANNOTATION_REPORT,
@@ -54,8 +54,6 @@ Object = dict[str, Any]
 _SURGE_PATIENCE_S = 10
 _RECHECK_S = 60
 _SOON_S = 5.0
-# fields of the spec that reach no pod: their edits must not restart any
-_POD_FREE = ("replicas", "autoscaling", "suspend", "rollout", "service")
 
 
 class Key(NamedTuple):
@@ -198,16 +196,13 @@ class Reconciler:
         image = manifests.serving_image(spec, self._settings)
         size = tensor_parallel_size(spec, model)
         kept = _pin(deployment)
-        spec_hash = _hash(owner["spec"])
-        if kept is None or (kept.spec_hash, kept.upgrade_request) != (
-            spec_hash,
-            spec.upgrade_request,
-        ):
+        asked = spec_hash(spec)
+        if kept is None or (kept.spec_hash, kept.upgrade_request) != (asked, spec.upgrade_request):
             kv = kv_choice(spec, model, await self._nodes(spec))
             kept = Pinned(
                 template_version=manifests.TEMPLATE_VERSION,
                 image=image,
-                spec_hash=spec_hash,
+                spec_hash=asked,
                 tensor_parallel_size=size,
                 kv_dtype=kv.dtype,
                 kv_reason=kv.reason,
@@ -389,12 +384,6 @@ def _annotation(child: Object | None, name: str) -> str:
 def _pin(deployment: Object | None) -> Pinned | None:
     text = _annotation(deployment, ANNOTATION_PINNED)
     return Pinned.from_json(text) if text else None
-
-
-def _hash(spec: Mapping[str, Any]) -> str:
-    reaching = {key: value for key, value in spec.items() if key not in _POD_FREE}
-    text = json.dumps(reaching, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _update(pinned: Pinned, image: str) -> str:
