@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -107,12 +108,15 @@ class Reconciler:
         pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name))
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
-        model, report, problem_of_check = await self._model(spec, deployment)
+        kept = _unedited_pin(deployment, spec)
+        # what the pods were made with is known already: another default image changes none of it
+        checked = spec if kept is None else replace(spec, image=kept.image)
+        model, report, problem_of_check = await self._model(checked, deployment)
         pinned, update, refused_error = _pin(deployment), "", None
         if model is not None and not model.errors:
             try:
                 pinned, update = await self._apply_deployment(
-                    owner, spec, deployment, pods, model, report
+                    spec, kept, deployment, pods, model, report
                 )
             except RefusedError as error:
                 refused_error = error
@@ -184,8 +188,8 @@ class Reconciler:
 
     async def _apply_deployment(
         self,
-        owner: Object,
         spec: DeploymentSpec,
+        kept: Pinned | None,
         deployment: Object | None,
         pods: list[Object],
         model: ModelFacts,
@@ -195,31 +199,30 @@ class Reconciler:
         operator would change. Raises RefusedError."""
         image = manifests.serving_image(spec, self._settings)
         size = tensor_parallel_size(spec, model)
-        kept = _pin(deployment)
-        asked = spec_hash(spec)
-        if kept is None or (kept.spec_hash, kept.upgrade_request) != (asked, spec.upgrade_request):
+        if kept is None:
             kv = kv_choice(spec, model, await self._nodes(spec))
             kept = Pinned(
                 template_version=manifests.TEMPLATE_VERSION,
                 image=image,
-                spec_hash=asked,
+                spec_hash=spec_hash(spec),
                 tensor_parallel_size=size,
                 kv_dtype=kv.dtype,
                 kv_reason=kv.reason,
                 upgrade_request=spec.upgrade_request,
             )
-        update = _update(kept, image)
-        if update:
-            return kept, update
         rollout = manifests.strategy(
             spec,
             any_ready=any(map(is_ready, pods)) or deployment is None,
             surge_blocked=_surge_blocked(deployment, pods),
         )
         wanted = manifests.deployment(spec, self._settings, kept, report, rollout)
+        update = _update(kept, image)
+        if update and deployment is not None:
+            # all but what the pods run with is brought in line: a rollout may be under way
+            wanted["spec"]["template"] = deployment["spec"]["template"]
         if deployment is None or not contains(deployment, wanted):
             await self._cluster.apply(wanted)
-        return kept, ""
+        return kept, update
 
     async def _apply_others(self, spec: DeploymentSpec, desired: int) -> None:
         cluster = self._cluster
@@ -384,6 +387,14 @@ def _annotation(child: Object | None, name: str) -> str:
 def _pin(deployment: Object | None) -> Pinned | None:
     text = _annotation(deployment, ANNOTATION_PINNED)
     return Pinned.from_json(text) if text else None
+
+
+def _unedited_pin(deployment: Object | None, spec: DeploymentSpec) -> Pinned | None:
+    """What the pods were made with, while the user asks for nothing else."""
+    pinned, asked = _pin(deployment), (spec_hash(spec), spec.upgrade_request)
+    if pinned is None or (pinned.spec_hash, pinned.upgrade_request) != asked:
+        return None
+    return pinned
 
 
 def _update(pinned: Pinned, image: str) -> str:
