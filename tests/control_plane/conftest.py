@@ -1,7 +1,8 @@
-"""A real API server, one per session; `control_plane` has controllers too, and neither has nodes."""
+"""A real API server with controllers and without nodes, one per session."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,16 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 sys.path.insert(0, str(CHECKOUT / "tests" / "cluster"))
+
+
+@pytest.fixture(scope="session")
+def report() -> str:
+    """What `lightllm-server check` says of the demo model."""
+    command = [sys.executable, "-m", "lightllm_server", "check", "--gpus", "16"]
+    model = CHECKOUT / "examples" / "demo-model"
+    return subprocess.run(
+        [*command, "--model-dir", str(model)], capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,6 @@ Real API server and controllers, real operator processes; the test plays the kub
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 import crash_proxy
@@ -16,7 +12,6 @@ from crash_runs import CrashRuns, Scenario, State
 from fake_kubelet import FakeMetrics, Queue
 from rest import Rest
 
-CHECKOUT = Path(__file__).parents[2]
 SPEC = {"model": {"uri": "file:///models/demo-model"}}
 AUTOSCALED = {
     **SPEC,
@@ -86,16 +81,6 @@ SCENARIOS = {
         ),
     )
 }
-
-
-@pytest.fixture(scope="session")
-def report() -> str:
-    """What the check of the demo model says."""
-    command = [sys.executable, "-m", "lightllm_server", "check", "--gpus", "16"]
-    model = CHECKOUT / "examples" / "demo-model"
-    return subprocess.run(
-        [*command, "--model-dir", str(model)], capture_output=True, text=True, check=True
-    ).stdout
 
 
 @pytest.fixture(scope="module")

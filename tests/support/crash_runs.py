@@ -1,4 +1,4 @@
-"""One resource brought through a change by real operators, of which one may be killed on the way."""
+"""One resource brought through a change by real operators, one of which may be killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from cluster_state import state_of
 from crash_proxy import CrashProxy, Fault, Side
 from fake_kubelet import ADDRESSES, FakeKubelet, FakeMetrics, Queue
-from operator_process import OperatorProcess
+from real_operator import RealOperator
 from rest import Rest
 
 __all__ = ["CrashRuns", "Outcome", "Scenario", "State"]
@@ -73,10 +73,15 @@ class CrashRuns:
     folder: Path
     report: str
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
-    _operator: OperatorProcess | None = None
+    _operator: RealOperator | None = None
 
     def run(
-        self, scenario: Scenario, *, k: int = 0, side: Side = "before", expected: State | None = None
+        self,
+        scenario: Scenario,
+        *,
+        k: int = 0,
+        side: Side = "before",
+        expected: State | None = None,
     ) -> Outcome:
         """k = 0: nobody is killed. expected: what the end must equal; raises AssertionError with
         the difference if it does not come."""
@@ -124,10 +129,10 @@ class CrashRuns:
         if self._operator is not None:
             self._operator.stop()
 
-    def _running(self) -> OperatorProcess:
+    def _running(self) -> RealOperator:
         if self._operator is None or not self._operator.is_running():
             folder = self.folder / f"operator-{next(self._numbers)}"
-            self._operator = OperatorProcess(self.proxy.url, folder)
+            self._operator = RealOperator(self.proxy.url, folder)
         return self._operator
 
     def _settle(
@@ -191,4 +196,3 @@ class CrashRuns:
 
     def _delete(self, namespace: str) -> None:
         self.rest("DELETE", f"{_RESOURCES.format(namespace)}/demo").expect(200)
-

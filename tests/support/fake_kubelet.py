@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = ["ADDRESSES", "FakeKubelet", "FakeMetrics", "Queue"]
 
 ADDRESSES = tuple(f"127.77.0.{number}" for number in range(1, 9))
 _METRICS_PORT = 8001
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,13 @@ class FakeKubelet:
             check = pod["metadata"]["labels"]["app.kubernetes.io/component"] == "check"
             self._patch(pod, self._ended() if check else _ready(free.pop(0)))
 
+    def refuse(self, pod: dict[str, Any], message: str, *, since_s: float) -> None:
+        """What the scheduler does where no node takes the pod."""
+        at = (datetime.now(UTC) - timedelta(seconds=since_s)).strftime(_TIME)
+        refused = {**_condition("PodScheduled", "False"), "lastTransitionTime": at}
+        refused |= {"reason": "Unschedulable", "message": message}
+        self._patch(pod, {"conditions": [refused]})
+
     def _patch(self, pod: dict[str, Any], status: dict[str, Any]) -> None:
         answer = self._rest(
             "PATCH",
@@ -142,4 +150,4 @@ def _condition(kind: str, status: str) -> dict[str, Any]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).strftime(_TIME)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from server_process import free_port
 
-__all__ = ["SERVING_IMAGE", "OperatorProcess"]
+__all__ = ["SERVING_IMAGE", "RealOperator"]
 
 SERVING_IMAGE = "registry.test/lightllm-server:1"
 _SOURCE = Path(__file__).parents[2] / "operator"
 
 
-class OperatorProcess:
+class RealOperator:
     """An operator that reaches the API server at `url`, over plain HTTP without credentials.
 
     folder: gets its kubeconfig and log. source: the folder of the package, for a changed copy.
@@ -48,6 +48,7 @@ class OperatorProcess:
             "LIGHTLLM_HEALTH_PORT": str(free_port()),
             "LIGHTLLM_SCRAPE_SECONDS": str(scrape_seconds),
             "LIGHTLLM_RESYNC_SECONDS": str(resync_seconds),
+            "LIGHTLLM_LEASE_SECONDS": "0.5",
         }
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
