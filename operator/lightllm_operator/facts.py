@@ -6,16 +6,24 @@ Plain values, read from the cluster by `reconcile`; the pure functions of `sizin
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any
 
-__all__ = ["ModelFacts", "NodeGpu", "Pinned", "node_gpu"]
+from lightllm_operator.spec import DeploymentSpec
+
+__all__ = ["ModelFacts", "NodeGpu", "Pinned", "node_gpu", "spec_hash"]
 
 Object = Mapping[str, Any]
 
 _COMPUTE = "nvidia.com/gpu.compute"
+# fields of the spec that reach no pod: their edits must not restart any
+_POD_FREE = (
+    *("name", "namespace", "uid", "generation", "upgrade_request"),
+    *("replicas", "autoscaling", "suspend", "rollout", "service"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,3 +105,26 @@ class Pinned:
     @classmethod
     def from_json(cls, text: str) -> Pinned:
         return cls(**json.loads(text))
+
+
+def spec_hash(spec: DeploymentSpec) -> str:
+    """Of what the spec says for the pods.
+
+    A field that has its default counts as unsaid: the schema that comes with a newer operator may
+    add fields, and the API server completes every resource by their defaults.
+    """
+    said = {name: value for name, value in _said(spec).items() if name not in _POD_FREE}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _said(value: Any) -> Any:
+    if not is_dataclass(value):
+        return value
+    said = {}
+    for each in fields(value):
+        got = getattr(value, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if got != default:
+            said[each.name] = _said(got)
+    return said

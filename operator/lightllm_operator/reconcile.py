@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +20,7 @@ from lightllm_operator.autoscale import Decision, PodSample
 from lightllm_operator.cluster.client import Cluster, path_of
 from lightllm_operator.containment import contains
 from lightllm_operator.errors import ApiError, RefusedError, SpecError
-from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu
+from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu, spec_hash
 from lightllm_operator.names import (
     ANNOTATION_PINNED,
     ANNOTATION_REPORT,
@@ -54,8 +55,6 @@ Object = dict[str, Any]
 _SURGE_PATIENCE_S = 10
 _RECHECK_S = 60
 _SOON_S = 5.0
-# fields of the spec that reach no pod: their edits must not restart any
-_POD_FREE = ("replicas", "autoscaling", "suspend", "rollout", "service")
 
 
 class Key(NamedTuple):
@@ -112,12 +111,15 @@ class Reconciler:
         pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name))
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
-        model, report, problem_of_check = await self._model(spec, deployment)
+        kept = _unedited_pin(deployment, spec)
+        # what the pods were made with is known already: another default image changes none of it
+        checked = spec if kept is None else replace(spec, image=kept.image)
+        model, report, problem_of_check = await self._model(checked, deployment)
         pinned, update, refused_error = _pin(deployment), "", None
         if model is not None and not model.errors:
             try:
                 pinned, update = await self._apply_deployment(
-                    owner, spec, deployment, pods, model, report
+                    spec, kept, deployment, pods, model, report
                 )
             except RefusedError as error:
                 refused_error = error
@@ -189,8 +191,8 @@ class Reconciler:
 
     async def _apply_deployment(
         self,
-        owner: Object,
         spec: DeploymentSpec,
+        kept: Pinned | None,
         deployment: Object | None,
         pods: list[Object],
         model: ModelFacts,
@@ -200,34 +202,30 @@ class Reconciler:
         operator would change. Raises RefusedError."""
         image = manifests.serving_image(spec, self._settings)
         size = tensor_parallel_size(spec, model)
-        kept = _pin(deployment)
-        spec_hash = _hash(owner["spec"])
-        if kept is None or (kept.spec_hash, kept.upgrade_request) != (
-            spec_hash,
-            spec.upgrade_request,
-        ):
+        if kept is None:
             kv = kv_choice(spec, model, await self._nodes(spec))
             kept = Pinned(
                 template_version=manifests.TEMPLATE_VERSION,
                 image=image,
-                spec_hash=spec_hash,
+                spec_hash=spec_hash(spec),
                 tensor_parallel_size=size,
                 kv_dtype=kv.dtype,
                 kv_reason=kv.reason,
                 upgrade_request=spec.upgrade_request,
             )
-        update = _update(kept, image)
-        if update:
-            return kept, update
         rollout = manifests.strategy(
             spec,
             any_ready=any(map(is_ready, pods)) or deployment is None,
             surge_blocked=_surge_blocked(deployment, pods),
         )
         wanted = manifests.deployment(spec, self._settings, kept, report, rollout)
+        update = _update(kept, image)
+        if update and deployment is not None:
+            # all but what the pods run with is brought in line: a rollout may be under way
+            wanted["spec"]["template"] = deployment["spec"]["template"]
         if deployment is None or not contains(deployment, wanted):
             await self._cluster.apply(wanted)
-        return kept, ""
+        return kept, update
 
     async def _apply_others(self, spec: DeploymentSpec, desired: int) -> None:
         cluster = self._cluster
@@ -262,7 +260,12 @@ class Reconciler:
             if pod["metadata"].get("annotations", {}).get(POD_DELETION_COST) != cost:
                 path = path_of("v1", "Pod", spec.namespace, pod["metadata"]["name"])
                 patch = {"metadata": {"annotations": {POD_DELETION_COST: cost}}}
-                await self._cluster.merge(path, patch)
+                try:
+                    await self._cluster.merge(path, patch)
+                except ApiError as error:
+                    # the pod is gone already
+                    if error.status != 404:
+                        raise
 
     async def _nodes(self, spec: DeploymentSpec) -> list[NodeGpu] | None:
         """The nodes that the pods' selector matches; None without access to nodes."""
@@ -389,10 +392,12 @@ def _pin(deployment: Object | None) -> Pinned | None:
     return Pinned.from_json(text) if text else None
 
 
-def _hash(spec: Mapping[str, Any]) -> str:
-    reaching = {key: value for key, value in spec.items() if key not in _POD_FREE}
-    text = json.dumps(reaching, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _unedited_pin(deployment: Object | None, spec: DeploymentSpec) -> Pinned | None:
+    """What the pods were made with, while the user asks for nothing else."""
+    pinned, asked = _pin(deployment), (spec_hash(spec), spec.upgrade_request)
+    if pinned is None or (pinned.spec_hash, pinned.upgrade_request) != asked:
+        return None
+    return pinned
 
 
 def _update(pinned: Pinned, image: str) -> str:

@@ -124,7 +124,11 @@ class Cluster:
     async def merge(self, path: str, patch: Mapping[str, Any]) -> Object:
         """A merge patch."""
         return await self.request(
-            "PATCH", path, body=patch, content_type="application/merge-patch+json"
+            "PATCH",
+            path,
+            query={"fieldManager": FIELD_MANAGER},
+            body=patch,
+            content_type="application/merge-patch+json",
         )
 
     async def create(self, manifest: Mapping[str, Any]) -> Object:
