@@ -14,6 +14,7 @@ import aiohttp
 import kopf
 
 from lightllm_operator.cluster.client import Cluster
+from lightllm_operator.cluster.progress import ProgressReader
 from lightllm_operator.cluster.scrape import Scraper
 from lightllm_operator.errors import OperatorError
 from lightllm_operator.names import (
@@ -110,7 +111,7 @@ class _Operator:
         cluster = self._cluster = await Cluster.connect()
         session = self._session = aiohttp.ClientSession()
         scaler = Scaler(self.caches, Scraper(session), self.queue.add)
-        self._reconciler = Reconciler(cluster, self.settings, scaler)
+        self._reconciler = Reconciler(cluster, self.settings, scaler, ProgressReader(session))
         self._tasks = [
             asyncio.create_task(self.queue.run(_WORKERS)),
             asyncio.create_task(scaler.run(self.settings.scrape_seconds)),
