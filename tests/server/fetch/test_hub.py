@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import fake_hub
+from fetch_parts import parts_of, wait_for_part
 from lightllm_server import cli
 from lightllm_server.check import check
 from lightllm_server.fetch import download
@@ -207,7 +207,7 @@ def test_a_killed_download_is_resumed(hub, fetch, models, tmp_path, end):
     target = tmp_path / "model"
     words = ["fetch", "--uri=hf://org/open", f"--target={target}", f"--endpoint={hub.url}"]
     with subprocess.Popen([sys.executable, "-m", "lightllm_server", *words]) as process:
-        until(lambda: [p for p in parts(target) if p.stat().st_size == hub.hold_after])
+        wait_for_part(target, hub.hold_after)
         process.kill() if end == "SIGKILL" else process.terminate()
         assert process.wait(10) == (-9 if end == "SIGKILL" else 143)
     hub.release.set()
@@ -216,18 +216,7 @@ def test_a_killed_download_is_resumed(hub, fetch, models, tmp_path, end):
     size = (models.first / "model.safetensors").stat().st_size
     assert asked == [f"bytes=0-{size - 1}", f"bytes=150000-{size - 1}"]
     assert files_of(target).items() <= files_of(models.first).items()
-    assert not parts(target)
-
-
-def parts(target: Path) -> list[Path]:
-    return list(target.glob(".fetch/parts/*.part"))
-
-
-def until(holds, timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not holds():
-        assert time.monotonic() < deadline, "not so in time"
-        time.sleep(0.02)
+    assert not parts_of(target)
 
 
 def test_two_processes_fetch_once(hub, models, tmp_path):
@@ -236,7 +225,7 @@ def test_two_processes_fetch_once(hub, models, tmp_path):
     words = ["fetch", "--uri=hf://org/open", f"--target={target}", f"--endpoint={hub.url}"]
     command = [sys.executable, "-m", "lightllm_server", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
-        until(lambda: [p for p in parts(target) if p.stat().st_size == 1000])
+        wait_for_part(target, hub.hold_after)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as second:
             assert json.loads(second.stdout.readline())["state"] == "waiting"
             hub.release.set()

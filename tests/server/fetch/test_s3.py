@@ -3,66 +3,35 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
-import time
-from contextlib import closing
 
-import boto3
 import pytest
 
+import s3_server
+from fetch_parts import wait_for_part
 from lightllm_server import cli
 from lightllm_server.check import check
+from s3_server import KEY, SECRET
 from tiny_llama import write_tiny_llama
-
-KEY, SECRET = "AKIAEXAMPLE", "canarySecret"
 
 
 @pytest.fixture(scope="module")
 def endpoint():
-    """moto's S3 in a process of its own."""
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while not listens(port):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-        process.kill()
-
-
-def listens(port: int) -> bool:
-    with closing(socket.socket()) as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with s3_server.running() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def bucket(endpoint, tmp_path_factory):
     """A model under models/tiny, and something else beside it."""
     model = write_tiny_llama(tmp_path_factory.mktemp("model"))
-    client = client_of(endpoint)
-    client.create_bucket(Bucket="weights")
-    for path in model.iterdir():
-        client.upload_file(str(path), "weights", f"models/tiny/{path.name}")
+    s3_server.upload(endpoint, model, "weights", "models/tiny")
+    client = s3_server.client_of(endpoint)
     client.put_object(Bucket="weights", Key="models/tiny/old/model.safetensors", Body=b"old")
     client.put_object(Bucket="weights", Key="models/tiny2/config.json", Body=b"{}")
     client.put_object(Bucket="weights", Key="models/tiny/", Body=b"")
     return model
-
-
-def client_of(endpoint):
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id=KEY,
-        aws_secret_access_key=SECRET,
-        region_name="us-east-1",
-    )
 
 
 @pytest.fixture
@@ -150,24 +119,34 @@ def test_answers_of_the_server_become_reasons(fetch, monkeypatch, code, status, 
     assert code in last["message"] or status == 412
 
 
+_PIECES = 3
+# fetches as ever, but stops after some pieces of the weights
+_STOPS_HALF_WAY = f"""
+import sys, time
+from lightllm_server import cli
+from lightllm_server.fetch.s3 import S3Source
+stream = S3Source.stream
+def slow(self, file, begin, end):
+    for number, piece in enumerate(stream(self, file, begin, end), 1):
+        yield piece
+        if file.name.endswith(".safetensors") and number == {_PIECES}:
+            time.sleep(60)
+S3Source.stream = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 def test_a_killed_download_is_resumed(words, fetch, endpoint, bucket, tmp_path):
     """The first byte on disk is changed meanwhile: were it fetched again, it would be mended."""
-    client = client_of(endpoint)
-    size = 32 * 2**20
+    client = s3_server.client_of(endpoint)
+    size = 4 * 2**20
     client.put_object(Bucket="weights", Key="models/big/config.json", Body=b"{}")
     client.put_object(Bucket="weights", Key="models/big/model.safetensors", Body=b"\0" * size)
     target = tmp_path / "model"
     uri = "s3://weights/models/big"
-
-    def size_now() -> int:
-        return sum(part.stat().st_size for part in target.glob(".fetch/parts/*"))
-
-    with subprocess.Popen([sys.executable, "-m", "lightllm_server", *words(uri)]) as process:
-        while size_now() < 2**18:
-            assert process.poll() is None, "was not caught half-way"
+    with subprocess.Popen([sys.executable, "-c", _STOPS_HALF_WAY, *words(uri)]) as process:
+        part = wait_for_part(target, _PIECES * 256 * 1024)
         process.kill()
-    assert 2**18 <= size_now() < size
-    [part] = target.glob(".fetch/parts/*")
     with part.open("r+b") as file:
         file.write(b"\1")
     assert fetch(uri)[0] == 0
