@@ -75,7 +75,10 @@ class _Transfer:
         self._directory = directory
         self._ledger = ledger
         self._progress = progress
+        # the error that stopped the others
+        self._failure: BaseException | None = None
         self._stopped = threading.Event()
+        self._mutex = threading.Lock()
 
     def run(self, *, headers_only: bool) -> dict[str, Any]:
         files = self._needed()
@@ -96,9 +99,10 @@ class _Transfer:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             # the largest first, so that none is left alone at the end
             missing.sort(key=lambda file: -file.size)
-            tasks = [pool.submit(self._fetch, file, headers_only) for file in missing]
-        for task in tasks:
-            task.result()
+            for file in missing:
+                pool.submit(self._fetch, file, headers_only)
+        if self._failure is not None:
+            raise self._failure
         return {"commit": self._source.commit, "files": len(files), "bytes": total}
 
     def _needed(self) -> tuple[RemoteFile, ...]:
@@ -139,9 +143,11 @@ class _Transfer:
             else:
                 self._fetch_whole(file)
             self._ledger.finish(file)
-        except BaseException:
+        except BaseException as error:
+            # the pool's top: raised again by the thread that waits for all
+            with self._mutex:
+                self._failure = self._failure or error
             self._stopped.set()
-            raise
 
     def _fetch_whole(self, file: RemoteFile) -> None:
         part, there = self._ledger.part(file), self._part_size(file)

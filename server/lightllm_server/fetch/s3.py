@@ -113,7 +113,8 @@ def _client(credentials: Path | None, endpoint: str | None) -> Any:
     config = Config(
         connect_timeout=10,
         read_timeout=60,
-        retries={"max_attempts": 3, "mode": "standard"},
+        # the download itself tries again
+        retries={"total_max_attempts": 1, "mode": "standard"},
         signature_version="s3v4" if signed else UNSIGNED,
         # servers other than Amazon's rarely have a host name for each bucket
         s3={"addressing_style": "path" if endpoint else "auto"},

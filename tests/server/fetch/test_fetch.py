@@ -80,6 +80,23 @@ def test_a_target_that_cannot_be_made_is_a_failure(tmp_path):
     assert (error.reason, error.__cause__.errno) == ("DownloadFailed", errno.ENOTDIR)
 
 
+class RefusedConfig(MemorySource):
+    """Refuses the small file while the large one is under way."""
+
+    def stream(self, file, begin, end):
+        if file.name == "config.json":
+            self.go.set()
+            raise FetchError("AuthenticationFailed", "no access")
+        yield from super().stream(file, begin, end)
+
+
+def test_the_first_failure_ends_the_others_and_is_what_is_told(tmp_path):
+    source = RefusedConfig()
+    source.go.clear()
+    assert failure(source, tmp_path).reason == "AuthenticationFailed"
+    assert not (tmp_path / ".fetch" / "complete.json").exists()
+
+
 def test_names_that_leave_the_directory_are_refused(tmp_path):
     error = failure(MemorySource({"../config.json": b"{}"}), tmp_path / "model")
     assert error.reason == "DownloadFailed"

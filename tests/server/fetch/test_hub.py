@@ -201,6 +201,7 @@ def test_content_with_another_checksum_is_refused(fetch, hub, tmp_path):
     assert fetch()[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM"])
 def test_a_killed_download_is_resumed(hub, fetch, models, tmp_path, end):
     hub.hold_after = 150_000
@@ -219,6 +220,7 @@ def test_a_killed_download_is_resumed(hub, fetch, models, tmp_path, end):
     assert not parts_of(target)
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_once(hub, models, tmp_path):
     hub.hold_after = 1000
     target = tmp_path / "model"

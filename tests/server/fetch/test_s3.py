@@ -16,6 +16,9 @@ from s3_server import KEY, SECRET
 from tiny_llama import write_tiny_llama
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def endpoint():
     with s3_server.running() as url:
