@@ -15,7 +15,6 @@ from lightllm_server.check import check
 from s3_server import KEY, SECRET
 from tiny_llama import write_tiny_llama
 
-
 pytestmark = pytest.mark.slow
 
 
