@@ -14,7 +14,7 @@ from typing import Any
 
 from lightllm_operator.spec import DeploymentSpec
 
-__all__ = ["ModelFacts", "NodeGpu", "Pinned", "node_gpu", "spec_hash"]
+__all__ = ["DownloadProgress", "ModelFacts", "NodeGpu", "Pinned", "node_gpu", "spec_hash"]
 
 Object = Mapping[str, Any]
 
@@ -30,8 +30,8 @@ _POD_FREE = (
 class ModelFacts:
     """The report of `lightllm-server check`, for one model and image.
 
-    valid_tp: sizes that the model allows. weight_bytes: of all files. errors: why it cannot be
-    served; the other values then may be empty.
+    valid_tp: sizes that the model allows. weight_bytes: of all files. commit: of the hub, "" for
+    other sources. errors: why it cannot be served; the other values then may be empty.
     """
 
     family: str = ""
@@ -42,6 +42,7 @@ class ModelFacts:
     int8_supported: bool = False
     int8_reason: str = ""
     weight_bytes: int = 0
+    commit: str = ""
     errors: tuple[str, ...] = ()
 
     @classmethod
@@ -61,7 +62,17 @@ class ModelFacts:
             int8_supported=report["int8_kv"]["supported"],
             int8_reason=report["int8_kv"]["reason"],
             weight_bytes=report["weight_bytes"],
+            commit=report.get("commit", ""),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadProgress:
+    """What a fetch container says of itself; `pod`: its name. total 0: not known yet."""
+
+    pod: str
+    done: int = 0
+    total: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +97,7 @@ def node_gpu(node: Object) -> NodeGpu:
 class Pinned:
     """What the serving Deployment was made with; a newer operator keeps it until the spec changes.
 
-    spec_hash: of the fields of the spec that reach the pods.
+    spec_hash: of the fields of the spec that reach the pods. commit: of the hub, "" for others.
     """
 
     template_version: int
@@ -96,6 +107,7 @@ class Pinned:
     kv_dtype: str
     kv_reason: str
     upgrade_request: str | None = None
+    commit: str = ""
 
     def to_json(self) -> str:
         return json.dumps(

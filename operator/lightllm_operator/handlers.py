@@ -18,6 +18,7 @@ import kopf
 from lightllm_operator.cluster.client import Cluster
 from lightllm_operator.cluster.health import HealthServer
 from lightllm_operator.cluster.lease import Lease
+from lightllm_operator.cluster.progress import ProgressReader
 from lightllm_operator.cluster.scrape import Scraper
 from lightllm_operator.errors import ApiError
 from lightllm_operator.leader import Leader
@@ -60,7 +61,12 @@ class _Operator:
             seconds=settings.lease_seconds,
         )
         self._leader = Leader(
-            settings, self._cache, self._cluster, Scraper(self._session), self._lease
+            settings,
+            self._cache,
+            self._cluster,
+            Scraper(self._session),
+            ProgressReader(self._session),
+            self._lease,
         )
         self._check = WatchCheck(
             self._cluster,

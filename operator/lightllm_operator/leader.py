@@ -9,6 +9,7 @@ import time
 from lightllm_operator import metrics
 from lightllm_operator.cluster.client import Cluster
 from lightllm_operator.cluster.lease import Lease
+from lightllm_operator.cluster.progress import ProgressReader
 from lightllm_operator.cluster.scrape import Scraper
 from lightllm_operator.reconcile import Key, Reconciler
 from lightllm_operator.scaler import Scaler
@@ -33,12 +34,14 @@ class Leader:
         cache: WatchCache,
         cluster: Cluster,
         scraper: Scraper,
+        progress: ProgressReader,
         lease: Lease,
     ) -> None:
         self._settings = settings
         self._cache = cache
         self._cluster = cluster
         self._scraper = scraper
+        self._progress = progress
         self._lease = lease
         self._queue: WorkQueue[Key] | None = None
         cluster.may_write = lambda: lease.held
@@ -71,7 +74,7 @@ class Leader:
     async def _lead(self) -> None:
         queue: WorkQueue[Key] = WorkQueue(self._reconcile)
         scaler = Scaler(self._cache, self._scraper, queue.add)
-        self._reconciler = Reconciler(self._cluster, self._settings, scaler)
+        self._reconciler = Reconciler(self._cluster, self._settings, scaler, self._progress)
         self._queue = queue
         for key in self._cache.resources():
             queue.add(key)

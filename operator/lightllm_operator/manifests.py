@@ -6,18 +6,30 @@ keep the template they were made with until they are edited.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
+from lightllm_operator.child_parts import (
+    Manifest,
+    container_security,
+    owned_metadata,
+    pod_security,
+    pull_policy,
+    scheduling,
+    serving_image,
+)
 from lightllm_operator.facts import Pinned
+from lightllm_operator.model_files import (
+    init_containers,
+    model_dir,
+    model_mounts,
+    model_volumes,
+    source_digest,
+)
 from lightllm_operator.names import (
     ANNOTATION_PINNED,
     ANNOTATION_REPORT,
-    API_VERSION,
     CHECK,
     HTTP_PORT,
-    KIND,
     METRICS_PORT,
     SERVER,
     child_labels,
@@ -28,37 +40,26 @@ from lightllm_operator.spec import DeploymentSpec
 
 __all__ = [
     "TEMPLATE_VERSION",
-    "Manifest",
     "check_job",
     "check_name",
     "deployment",
     "disruption_budget",
     "scale",
     "service",
-    "serving_image",
     "strategy",
 ]
-
-Manifest: TypeAlias = dict[str, Any]
 
 TEMPLATE_VERSION = 1
 
 # the server accepts requests for so long after SIGTERM, while endpoints are updated
 _DRAIN_DELAY_S = 10
 _EXIT_S = 15
-_USER = 65532
-_CLAIM_MOUNT = "/models/claim"
 _API_KEY_MOUNT = "/etc/lightllm/api-key"
-
-
-def serving_image(spec: DeploymentSpec, settings: Settings) -> str:
-    return spec.image or settings.serving_image
 
 
 def check_name(spec: DeploymentSpec, settings: Settings) -> str:
     """One Job per model and image: its name changes with either."""
-    asked = f"{spec.model.uri}\n{serving_image(spec, settings)}"
-    return f"{spec.name}-check-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
+    return f"{spec.name}-check-{source_digest(spec, serving_image(spec, settings))}"
 
 
 def check_job(spec: DeploymentSpec, settings: Settings) -> Manifest:
@@ -67,7 +68,7 @@ def check_job(spec: DeploymentSpec, settings: Settings) -> Manifest:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(spec, check_name(spec, settings), labels),
+        "metadata": owned_metadata(spec, check_name(spec, settings), labels),
         "spec": {
             "backoffLimit": 1,
             "activeDeadlineSeconds": 900,
@@ -75,13 +76,14 @@ def check_job(spec: DeploymentSpec, settings: Settings) -> Manifest:
             "template": {
                 "metadata": {"labels": labels},
                 "spec": {
-                    **_scheduling(spec),
+                    **scheduling(spec),
                     "restartPolicy": "Never",
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
-                    "securityContext": _pod_security(),
+                    "securityContext": pod_security(),
+                    **init_containers(spec, serving_image(spec, settings), headers_only=True),
                     "containers": [_check_container(spec, settings)],
-                    "volumes": [{"name": "tmp", "emptyDir": {}}, *_claim_volume(spec)],
+                    "volumes": [{"name": "tmp", "emptyDir": {}}, *model_volumes(spec)],
                 },
             },
         },
@@ -94,14 +96,14 @@ def _check_container(spec: DeploymentSpec, settings: Settings) -> Manifest:
     return {
         "name": "check",
         "image": serving_image(spec, settings),
-        **_pull_policy(spec),
-        "command": ["sh", "-c", script, _model_dir(spec)],
+        **pull_policy(spec),
+        "command": ["sh", "-c", script, model_dir(spec)],
         "resources": {
             "requests": {"cpu": "100m", "memory": "128Mi"},
             "limits": {"memory": "512Mi"},
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_claim_mount(spec)],  # noqa: S108
-        "securityContext": _container_security(),
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *model_mounts(spec)],  # noqa: S108
+        "securityContext": container_security(),
     }
 
 
@@ -110,7 +112,7 @@ def deployment(
 ) -> Manifest:
     """The serving Deployment, without its replicas. rollout: what `strategy` gives."""
     grace = _DRAIN_DELAY_S + spec.drain_timeout_seconds + _EXIT_S
-    metadata = _metadata(spec, spec.name, child_labels(spec.name, SERVER))
+    metadata = owned_metadata(spec, spec.name, child_labels(spec.name, SERVER))
     metadata["annotations"] = {ANNOTATION_PINNED: pinned.to_json(), ANNOTATION_REPORT: report}
     return {
         "apiVersion": "apps/v1",
@@ -127,11 +129,12 @@ def deployment(
                     "annotations": dict(spec.pod_template.annotations),
                 },
                 "spec": {
-                    **_scheduling(spec, gpus=True),
+                    **scheduling(spec, gpus=True),
                     "terminationGracePeriodSeconds": grace,
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
-                    "securityContext": _pod_security(),
+                    "securityContext": pod_security(),
+                    **init_containers(spec, pinned.image, commit=pinned.commit),
                     "containers": [_server_container(spec, settings, pinned)],
                     "volumes": _volumes(spec),
                 },
@@ -170,7 +173,7 @@ def _server_container(spec: DeploymentSpec, settings: Settings, pinned: Pinned) 
     return {
         "name": "server",
         "image": pinned.image,
-        **_pull_policy(spec),
+        **pull_policy(spec),
         "args": _arguments(spec, settings, pinned),
         "env": [dict(variable) for variable in spec.env],
         "ports": [
@@ -187,13 +190,13 @@ def _server_container(spec: DeploymentSpec, settings: Settings, pinned: Pinned) 
         "resources": {name: values for name, values in resources.items() if values},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": _mounts(spec),
-        "securityContext": _container_security(),
+        "securityContext": container_security(),
     }
 
 
 def _arguments(spec: DeploymentSpec, settings: Settings, pinned: Pinned) -> list[str]:
     options: dict[str, object] = {
-        "model-dir": _model_dir(spec),
+        "model-dir": model_dir(spec),
         "served-model-name": spec.model.served_name or spec.name,
         "host": "0.0.0.0",  # noqa: S104  a pod's Service reaches it there
         "port": HTTP_PORT,
@@ -230,7 +233,7 @@ def scale(spec: DeploymentSpec, replicas: int) -> Manifest:
 
 def service(spec: DeploymentSpec) -> Manifest:
     """Ready pods behind one name."""
-    metadata = _metadata(spec, spec.name, child_labels(spec.name, SERVER))
+    metadata = owned_metadata(spec, spec.name, child_labels(spec.name, SERVER))
     metadata["annotations"] = dict(spec.service.annotations)
     return {
         "apiVersion": "v1",
@@ -249,50 +252,9 @@ def disruption_budget(spec: DeploymentSpec) -> Manifest:
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
-        "metadata": _metadata(spec, spec.name, child_labels(spec.name, SERVER)),
+        "metadata": owned_metadata(spec, spec.name, child_labels(spec.name, SERVER)),
         "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector(spec.name)}},
     }
-
-
-def _metadata(spec: DeploymentSpec, name: str, labels: Mapping[str, str]) -> Manifest:
-    owner = {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
-        "name": spec.name,
-        "uid": spec.uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
-    return {
-        "name": name,
-        "namespace": spec.namespace,
-        "labels": dict(labels),
-        "ownerReferences": [owner],
-    }
-
-
-def _scheduling(spec: DeploymentSpec, *, gpus: bool = False) -> Manifest:
-    """Where the pods may run. gpus: they ask for GPUs, so they tolerate the nodes' taint."""
-    template = spec.pod_template
-    node_selector = dict(template.node_selector)
-    if spec.gpu.product is not None:
-        node_selector["nvidia.com/gpu.product"] = spec.gpu.product
-    tolerations = [dict(toleration) for toleration in template.tolerations]
-    if spec.gpu.count:
-        # the check runs on the same nodes: there the image is needed anyway
-        tolerations.append({"key": spec.gpu.resource_name, "operator": "Exists"})
-    fields: Manifest = {"nodeSelector": node_selector, "tolerations": tolerations}
-    if template.affinity is not None:
-        fields["affinity"] = dict(template.affinity)
-    if gpus and template.topology_spread_constraints:
-        fields["topologySpreadConstraints"] = [*template.topology_spread_constraints]
-    if template.runtime_class_name is not None:
-        fields["runtimeClassName"] = template.runtime_class_name
-    if template.priority_class_name is not None:
-        fields["priorityClassName"] = template.priority_class_name
-    if template.image_pull_secrets:
-        fields["imagePullSecrets"] = [*template.image_pull_secrets]
-    return fields
 
 
 def _volumes(spec: DeploymentSpec) -> list[Manifest]:
@@ -300,7 +262,7 @@ def _volumes(spec: DeploymentSpec) -> list[Manifest]:
         {"name": "tmp", "emptyDir": {}},
         # ranks exchange data through shared memory: 64 MiB, the default, is too little
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
-        *_claim_volume(spec),
+        *model_volumes(spec),
     ]
     if spec.api_key_secret_ref is not None:
         secret = spec.api_key_secret_ref
@@ -313,48 +275,8 @@ def _mounts(spec: DeploymentSpec) -> list[Manifest]:
     mounts: list[Manifest] = [
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
-        *_claim_mount(spec),
+        *model_mounts(spec),
     ]
     if spec.api_key_secret_ref is not None:
         mounts.append({"name": "api-key", "mountPath": _API_KEY_MOUNT, "readOnly": True})
     return mounts
-
-
-def _model_dir(spec: DeploymentSpec) -> str:
-    claim = spec.model.claim is not None
-    return f"{_CLAIM_MOUNT}/{spec.model.path}" if claim else spec.model.path
-
-
-def _claim_volume(spec: DeploymentSpec) -> list[Manifest]:
-    if spec.model.claim is None:
-        return []
-    source = {"claimName": spec.model.claim, "readOnly": True}
-    return [{"name": "model", "persistentVolumeClaim": source}]
-
-
-def _claim_mount(spec: DeploymentSpec) -> list[Manifest]:
-    if spec.model.claim is None:
-        return []
-    return [{"name": "model", "mountPath": _CLAIM_MOUNT, "readOnly": True}]
-
-
-def _pull_policy(spec: DeploymentSpec) -> Manifest:
-    return {} if spec.image_pull_policy is None else {"imagePullPolicy": spec.image_pull_policy}
-
-
-def _pod_security() -> Manifest:
-    return {
-        "runAsNonRoot": True,
-        "runAsUser": _USER,
-        "runAsGroup": _USER,
-        "fsGroup": _USER,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-
-
-def _container_security() -> Manifest:
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }

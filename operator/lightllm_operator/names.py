@@ -8,6 +8,7 @@ __all__ = [
     "ANNOTATION_UPGRADE",
     "API_VERSION",
     "CHECK",
+    "FETCH",
     "FIELD_MANAGER",
     "GROUP",
     "HTTP_PORT",
@@ -54,6 +55,7 @@ _COMPONENT = "app.kubernetes.io/component"
 # components
 SERVER = "server"
 CHECK = "check"
+FETCH = "fetch"
 
 
 def child_labels(name: str, component: str) -> dict[str, str]:

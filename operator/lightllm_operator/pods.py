@@ -8,12 +8,30 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-__all__ = ["PodProblem", "find_problem", "is_ready", "is_terminating", "unschedulable_since"]
+__all__ = [
+    "PodProblem",
+    "fetching_address",
+    "find_problem",
+    "is_ready",
+    "is_terminating",
+    "unschedulable_since",
+    "waits_for_volumes_since",
+]
 
 Object = Mapping[str, Any]
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _EXIT_CONFIG = 78
+_FETCH_CONTAINER = "fetch"
+# reasons of `lightllm-server fetch`, each with what to do about it
+_FETCH_HINTS = {
+    "AuthenticationFailed": "correct the Secret of spec.model.tokenSecretRef or "
+    "spec.model.credentialsSecretRef, or its access to the model",
+    "NotFound": "correct spec.model.uri, spec.model.revision or spec.model.endpoint",
+    "InsufficientStorage": "raise spec.cache.size, free space in the claim, or use nodes with "
+    "larger disks",
+    "DownloadFailed": "it is tried again",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +60,32 @@ def unschedulable_since(pod: Object) -> float | None:
     return at.timestamp()
 
 
+def waits_for_volumes_since(pod: Object) -> float | None:
+    """Unix seconds since which a pod that has a node cannot start, None if it could."""
+    scheduled, started = (
+        _condition(pod, kind) for kind in ("PodScheduled", "PodReadyToStartContainers")
+    )
+    if scheduled.get("status") != "True" or started.get("status") != "False":
+        return None
+    at = datetime.fromisoformat(started["lastTransitionTime"].replace("Z", "+00:00"))
+    return at.timestamp()
+
+
+def fetching_address(pod: Object) -> str | None:
+    """Where a pod that fetches its model tells how far it is, None if it does not fetch now."""
+    statuses = pod.get("status", {})
+    for field in ("initContainerStatuses", "containerStatuses"):
+        for status in statuses.get(field, ()):
+            if status["name"] == _FETCH_CONTAINER and "running" in status.get("state", {}):
+                address: str | None = statuses.get("podIP")
+                return address
+    return None
+
+
 def find_problem(pods: Iterable[Object]) -> PodProblem | None:
     """The most telling problem of pods that are not Ready; None while they may just be starting."""
     problems = [problem for pod in pods if not is_ready(pod) and (problem := _problem(pod))]
-    order = ("OutOfMemory", "CrashLoopBackOff", "ImagePullFailed", "SecretNotFound")
+    order = ("OutOfMemory", *_FETCH_HINTS, "CrashLoopBackOff", "ImagePullFailed", "SecretNotFound")
     ranks = {reason: rank for rank, reason in enumerate(order)}
     return min(problems, key=lambda p: ranks.get(p.reason, len(ranks)), default=None)
 
@@ -54,10 +94,19 @@ def _problem(pod: Object) -> PodProblem | None:
     name = pod["metadata"]["name"]
     if unschedulable_since(pod) is not None:
         return _scheduling_problem(name, _condition(pod, "PodScheduled").get("message", ""))
-    for status in pod.get("status", {}).get("containerStatuses", ()):
+    statuses = pod.get("status", {})
+    for status in statuses.get("initContainerStatuses", ()):
+        if not _has_succeeded(status) and (problem := _container_problem(name, status)):
+            return problem
+    for status in statuses.get("containerStatuses", ()):
         if problem := _container_problem(name, status):
             return problem
     return None
+
+
+def _has_succeeded(status: Object) -> bool:
+    ended: Object = status.get("state", {}).get("terminated", {})
+    return bool(ended.get("exitCode") == 0)
 
 
 def _scheduling_problem(name: str, message: str) -> PodProblem:
@@ -99,6 +148,8 @@ def _container_problem(name: str, status: Object) -> PodProblem | None:
     if ended.get("exitCode") == 0 and not status.get("restartCount"):
         return None
     code = ended.get("exitCode")
+    if problem := _fetch_problem(name, ended.get("message", "")):
+        return problem
     hint = (
         "the server refuses this model or these options; correct the spec"
         if code == _EXIT_CONFIG
@@ -108,6 +159,16 @@ def _container_problem(name: str, status: Object) -> PodProblem | None:
         "CrashLoopBackOff",
         f"pod {name} ended with exit code {code}: {_last_words(ended.get('message', ''))}; {hint}",
     )
+
+
+def _fetch_problem(name: str, message: str) -> PodProblem | None:
+    """What the fetch container said at its end, if these are its words."""
+    try:
+        said = json.loads(message)
+        reason, cause = said["reason"], said["message"]
+        return PodProblem(reason, f"pod {name}: {cause}; {_FETCH_HINTS[reason]}")
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _last_words(message: str) -> str:

@@ -7,7 +7,6 @@ it does the same thing, which is nothing where nothing is to be done.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping
@@ -17,26 +16,25 @@ from typing import Any, NamedTuple, Protocol
 
 from lightllm_operator import manifests
 from lightllm_operator.autoscale import Decision, PodSample
+from lightllm_operator.child_parts import serving_image
 from lightllm_operator.cluster.client import Cluster, path_of
+from lightllm_operator.cluster.progress import ProgressReader
 from lightllm_operator.containment import contains
 from lightllm_operator.errors import ApiError, RefusedError, SpecError
 from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu, spec_hash
+from lightllm_operator.model_reader import ModelReader, ModelReading, is_owned
 from lightllm_operator.names import (
     ANNOTATION_PINNED,
     ANNOTATION_REPORT,
     API_VERSION,
-    CHECK,
     FIELD_MANAGER,
     KIND,
     POD_DELETION_COST,
     SCALE_MANAGER,
     STATUS_MANAGER,
-    child_labels,
     selector,
 )
 from lightllm_operator.pods import (
-    PodProblem,
-    find_problem,
     is_ready,
     is_terminating,
     unschedulable_since,
@@ -79,8 +77,11 @@ class ScaleView(Protocol):
 class Reconciler:
     """Brings resources and their children in line."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, scaler: ScaleView) -> None:
+    def __init__(
+        self, cluster: Cluster, settings: Settings, scaler: ScaleView, downloads: ProgressReader
+    ) -> None:
         self._cluster = cluster
+        self._models = ModelReader(cluster, settings, downloads)
         self._settings = settings
         self._scaler = scaler
 
@@ -104,7 +105,7 @@ class Reconciler:
     ) -> tuple[Observation, float | None]:
         cluster, key = self._cluster, Key(spec.namespace, spec.name)
         deployment = await cluster.get("apps/v1", "Deployment", *key)
-        if deployment is not None and not _owned(deployment, spec.uid):
+        if deployment is not None and not is_owned(deployment, spec.uid):
             problem = f"deployment {spec.name} exists and is not this resource's; rename one"
             refused = RefusedError("NameTaken", problem)
             return Observation(spec=spec, desired=0, refused=refused), _RECHECK_S
@@ -114,12 +115,17 @@ class Reconciler:
         kept = _unedited_pin(deployment, spec)
         # what the pods were made with is known already: another default image changes none of it
         checked = spec if kept is None else replace(spec, image=kept.image)
-        model, report, problem_of_check = await self._model(checked, deployment)
         pinned, update, refused_error = _pin(deployment), "", None
+        reading = ModelReading()
+        try:
+            reading = await self._models.read(checked, _annotation(deployment, ANNOTATION_REPORT))
+        except RefusedError as error:
+            refused_error = error
+        model = reading.model
         if model is not None and not model.errors:
             try:
                 pinned, update = await self._apply_deployment(
-                    spec, kept, deployment, pods, model, report
+                    spec, kept, deployment, pods, model, reading.report
                 )
             except RefusedError as error:
                 refused_error = error
@@ -133,7 +139,8 @@ class Reconciler:
             spec=spec,
             desired=desired,
             model=model,
-            check_problem=problem_of_check,
+            check_problem=reading.problem,
+            download=reading.download or await self._models.download(pods),
             refused=refused_error,
             pinned=pinned,
             deployment=deployment,
@@ -144,48 +151,6 @@ class Reconciler:
         )
         settled = model is not None and sum(map(is_ready, pods)) == desired == len(pods)
         return seen, None if settled else _SOON_S
-
-    # ------------------------------------------------------------ the model
-
-    async def _model(
-        self, spec: DeploymentSpec, deployment: Object | None
-    ) -> tuple[ModelFacts | None, str, PodProblem | None]:
-        """What the check says: facts and the report to keep; or why there are none yet."""
-        name = manifests.check_name(spec, self._settings)
-        kept = _annotation(deployment, ANNOTATION_REPORT)
-        if kept and (noted := json.loads(kept))["job"] == name:
-            return ModelFacts.from_report(json.dumps(noted["report"])), kept, None
-        cluster, namespace = self._cluster, spec.namespace
-        job = await cluster.get("batch/v1", "Job", namespace, name)
-        if job is None:
-            await cluster.apply(manifests.check_job(spec, self._settings))
-            return None, "", None
-        labels = {**child_labels(spec.name, CHECK), "batch.kubernetes.io/job-name": name}
-        pods = await cluster.list("v1", "Pod", namespace, labels)
-        for pod in pods:
-            if text := _termination_message(pod):
-                try:
-                    model = ModelFacts.from_report(text)
-                except ValueError:
-                    continue
-                if model.errors:
-                    await self._check_again_later(job, spec)
-                return model, json.dumps({"job": name, "report": json.loads(text)}), None
-        problem = find_problem(pods)
-        if problem is None and _failed(job):
-            said = f"job {name} failed; see `kubectl logs job/{name}`"
-            problem = PodProblem("CheckFailed", said)
-        if problem is not None:
-            await self._check_again_later(job, spec)
-        return None, "", problem
-
-    async def _check_again_later(self, job: Object, spec: DeploymentSpec) -> None:
-        """A model that was not there may be there later: let the Job be made again."""
-        made = datetime.fromisoformat(
-            job["metadata"]["creationTimestamp"].replace("Z", "+00:00")
-        ).timestamp()
-        if time.time() - made > _RECHECK_S:
-            await self._cluster.delete("batch/v1", "Job", spec.namespace, job["metadata"]["name"])
 
     # ------------------------------------------------------------ children
 
@@ -200,7 +165,7 @@ class Reconciler:
     ) -> tuple[Pinned, str]:
         """Apply the serving Deployment where it differs; what it is made with, and what a newer
         operator would change. Raises RefusedError."""
-        image = manifests.serving_image(spec, self._settings)
+        image = serving_image(spec, self._settings)
         size = tensor_parallel_size(spec, model)
         if kept is None:
             kv = kv_choice(spec, model, await self._nodes(spec))
@@ -211,6 +176,7 @@ class Reconciler:
                 tensor_parallel_size=size,
                 kv_dtype=kv.dtype,
                 kv_reason=kv.reason,
+                commit=model.commit,
                 upgrade_request=spec.upgrade_request,
             )
         rollout = manifests.strategy(
@@ -377,10 +343,6 @@ def _desired(spec: DeploymentSpec, deployment: Object | None, decision: Decision
     return min(max(wanted, low), high)
 
 
-def _owned(child: Object, uid: str) -> bool:
-    return any(owner["uid"] == uid for owner in child["metadata"].get("ownerReferences", ()))
-
-
 def _annotation(child: Object | None, name: str) -> str:
     annotations = (child or {}).get("metadata", {}).get("annotations", {})
     value: str = annotations.get(name, "")
@@ -420,17 +382,3 @@ def _surge_blocked(deployment: Object | None, pods: list[Object]) -> bool:
         return False
     since = [at for pod in pods if not is_terminating(pod) and (at := unschedulable_since(pod))]
     return any(time.time() - at >= _SURGE_PATIENCE_S for at in since)
-
-
-def _failed(job: Object) -> bool:
-    conditions = job.get("status", {}).get("conditions", ())
-    return any(c["type"] == "Failed" and c["status"] == "True" for c in conditions)
-
-
-def _termination_message(pod: Object) -> str:
-    for status in pod.get("status", {}).get("containerStatuses", ()):
-        ended = status.get("state", {}).get("terminated", {})
-        if message := ended.get("message"):
-            text: str = message
-            return text
-    return ""

@@ -16,6 +16,7 @@ from lightllm_operator.names import ANNOTATION_UPGRADE
 
 __all__ = [
     "AutoscalingSpec",
+    "CacheSpec",
     "DeploymentSpec",
     "GpuSpec",
     "KvCacheSpec",
@@ -48,12 +49,25 @@ class SecretKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """Which weights, and how they are served. `max_length`: tokens, prompt and output."""
+    """Which weights, and how they are served.
+
+    endpoint: of the hub or of S3. credentials_secret_ref: the name of a Secret. max_length: tokens,
+    prompt and output.
+    """
 
     uri: str
+    revision: str | None = None
+    endpoint: str | None = None
+    token_secret_ref: SecretKey | None = None
+    credentials_secret_ref: str | None = None
     served_name: str | None = None
     dtype: str = "auto"
     max_length: int | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """It must be fetched."""
+        return self.uri.startswith(("hf://", "s3://"))
 
     @property
     def claim(self) -> str | None:
@@ -66,6 +80,16 @@ class ModelSpec:
         """Inside the claim, or in the image."""
         rest = self.uri.partition("://")[2]
         return rest.partition("/")[2] if self.claim is not None else rest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSpec:
+    """A claim for a fetched model: the user's, or one of `size` that the operator makes."""
+
+    claim_name: str | None = None
+    size: str | None = None
+    storage_class_name: str | None = None
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +167,7 @@ class DeploymentSpec:
     uid: str
     generation: int
     model: ModelSpec
+    cache: CacheSpec | None = None
     gpu: GpuSpec = GpuSpec()
     tensor_parallel_size: int | None = None
     kv_cache: KvCacheSpec = KvCacheSpec()
@@ -168,13 +193,14 @@ def parse(body: Object) -> DeploymentSpec:
     """Raises SpecError for what the schema cannot refuse."""
     metadata, spec = body["metadata"], body["spec"]
     key = spec.get("apiKeySecretRef")
-    autoscaling = spec.get("autoscaling")
+    autoscaling, cache = spec.get("autoscaling"), spec.get("cache")
     parsed = DeploymentSpec(
         name=metadata["name"],
         namespace=metadata["namespace"],
         uid=metadata["uid"],
         generation=metadata["generation"],
         model=_model(spec["model"]),
+        cache=None if cache is None else _cache(cache),
         gpu=_gpu(spec.get("gpu", {})),
         tensor_parallel_size=spec.get("tensorParallelSize"),
         kv_cache=_kv_cache(spec.get("kvCache", {})),
@@ -210,11 +236,27 @@ def _check(spec: DeploymentSpec) -> None:
 
 
 def _model(value: Object) -> ModelSpec:
+    token, credentials = value.get("tokenSecretRef"), value.get("credentialsSecretRef")
     return ModelSpec(
         uri=value["uri"],
+        revision=value.get("revision"),
+        endpoint=value.get("endpoint"),
+        token_secret_ref=(
+            None if token is None else SecretKey(name=token["name"], key=token.get("key", "token"))
+        ),
+        credentials_secret_ref=None if credentials is None else credentials["name"],
         served_name=value.get("servedName"),
         dtype=value.get("dtype", "auto"),
         max_length=value.get("maxLength"),
+    )
+
+
+def _cache(value: Object) -> CacheSpec:
+    return CacheSpec(
+        claim_name=value.get("claimName"),
+        size=value.get("size"),
+        storage_class_name=value.get("storageClassName"),
+        access_mode=value.get("accessMode", "ReadWriteMany"),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightllm_operator.autoscale import Decision
 from lightllm_operator.errors import RefusedError, SpecError
-from lightllm_operator.facts import ModelFacts, Pinned
+from lightllm_operator.facts import DownloadProgress, ModelFacts, Pinned
 from lightllm_operator.names import ANNOTATION_UPGRADE, selector
 from lightllm_operator.pods import PodProblem, find_problem, is_ready
 from lightllm_operator.spec import DeploymentSpec
@@ -25,14 +25,15 @@ Object = Mapping[str, Any]
 class Observation:
     """What one reconcile saw and decided.
 
-    check_problem: why the model could not be read. refused: why the spec cannot be run.
-    update: what a newer operator would change, or "".
+    check_problem: why the model could not be read. download: of the model, while it lasts.
+    refused: why the spec cannot be run. update: what a newer operator would change, or "".
     """
 
     spec: DeploymentSpec
     desired: int
     model: ModelFacts | None = None
     check_problem: PodProblem | None = None
+    download: DownloadProgress | None = None
     refused: RefusedError | SpecError | None = None
     pinned: Pinned | None = None
     deployment: Object | None = None
@@ -162,9 +163,20 @@ def _model_available(seen: Observation) -> _Condition:
     if seen.check_problem is not None:
         problem = seen.check_problem
         return _Condition("ModelAvailable", "False", problem.reason, problem.message)
+    if seen.model is None and seen.download is not None:
+        message = f"{uri} is being fetched: {_amount(seen.download)}"
+        return _Condition("ModelAvailable", "Unknown", "Downloading", message)
     if seen.model is None:
         return _Condition("ModelAvailable", "Unknown", "Checking", f"{uri} is being read")
     return _Condition("ModelAvailable", "True", "Found", f"{uri} was read")
+
+
+def _amount(download: DownloadProgress) -> str:
+    if not download.total:
+        return f"pod {download.pod} starts"
+    percent = 100 * download.done // download.total
+    done, total = (f"{num_bytes / 1e6:.0f}" for num_bytes in (download.done, download.total))
+    return f"{percent} %, {done} of {total} MB"
 
 
 def _progressing(seen: Observation) -> _Condition:
@@ -201,6 +213,8 @@ def _available(seen: Observation) -> _Condition:
     if problem is not None:
         return _Condition("Available", "False", problem.reason, problem.message)
     message = f"{ready} of at least {least} pods serve, the others start: see `kubectl logs`"
+    if seen.download is not None:
+        message = f"pod {seen.download.pod} fetches the model: {_amount(seen.download)}"
     return _Condition("Available", "False", "NoReadyReplicas", message)
 
 
@@ -250,7 +264,8 @@ def _ready(
     if model.status == "False":
         return _Condition("Ready", "False", model.reason, model.message + serving)
     if model.status == "Unknown" and not ready:
-        return _Condition("Ready", "False", "Progressing", model.message)
+        reason = "Downloading" if model.reason == "Downloading" else "Progressing"
+        return _Condition("Ready", "False", reason, model.message)
     if available.status == "True":
         return _Condition("Ready", "True", "Serving", available.message)
     reason = "Progressing" if available.reason == "NoReadyReplicas" else available.reason

@@ -14,6 +14,7 @@ from typing import Any
 
 from lightllm_server.config import EngineConfig
 from lightllm_server.errors import ConfigError, ModelError
+from lightllm_server.fetch.ledger import fetched_commit
 from lightllm_server.models.checkpoint import read_checkpoint
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.models.kv_support import int8_kv_support, kv_bytes_per_token
@@ -156,6 +157,8 @@ def check(model_dir: str, *, gpus: int, tp: int | None = None, kv_dtype: str = "
     except ConfigError as error:
         return Report(facts, (str(error),))
     facts |= _model_facts(model, gpus)
+    if commit := fetched_commit(directory):
+        facts["commit"] = commit
     for rule in (
         partial(check_tp, model, 1 if tp is None else tp),
         partial(check_kv_dtype, model, kv_dtype),

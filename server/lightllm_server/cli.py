@@ -1,4 +1,4 @@
-"""The command line of `lightllm-server`: serve (the default), `check`, `--help`, `--version`.
+"""The command line of `lightllm-server`: serve (the default), `check`, `fetch`.
 
 Lives here: argparse over `options.py`, exit codes and the one-line error. No torch.
 """
@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import NoReturn
 
 from lightllm_server.config_sources import CONFIG_VARIABLE, build_config
@@ -23,6 +24,7 @@ LightLLM for Kubernetes: serve a Hugging Face model over HTTP.
 
   lightllm-server --model-dir DIR [options]     serve
   lightllm-server check --model-dir DIR         read config files and weight headers, print JSON
+  lightllm-server fetch --uri URI --target DIR  download a model from a hub or from S3
 """
 _EPILOG = f"""\
 Every option may also stand in the file of --config (`max-total-token-num: 4096`) or in the
@@ -107,6 +109,34 @@ def _check_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _fetch_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="lightllm-server fetch",
+        description="Download a model's config, tokenizer and weights. What is there already is "
+        "not fetched again, also after a kill. The last line says what was done or why it failed, "
+        "as JSON. Exit codes: 0, 66 not found, 73 no space, 75 failed (try again), 77 refused.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--uri", required=True, help="hf://org/name or s3://bucket/prefix")
+    add("--target", metavar="DIR", type=Path, required=True, help="made if need be")
+    add("--revision", metavar="NAME", help="branch, tag or commit of the hub (default: main)")
+    add("--token-file", metavar="FILE", type=Path, help="the hub's token")
+    keys = "has files AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    add("--credentials-dir", metavar="DIR", type=Path, help=keys)
+    add("--endpoint", metavar="URL", help="of the hub or of S3; else HF_ENDPOINT, AWS_ENDPOINT_URL")
+    add("--headers-only", action="store_true", help="of weights only what `check` reads")
+    add("--progress-port", metavar="N", type=int, help="serve GET /progress there")
+    add(
+        "--termination-log",
+        metavar="FILE",
+        type=Path,
+        default=Path("/dev/termination-log"),
+        help="gets the last line too, if it exists (default: %(default)s)",
+    )
+    return parser
+
+
 def _dashes(arguments: Sequence[str]) -> list[str]:
     """Turn `--max_total_token_num=8` into `--max-total-token-num=8`; values stay as they are."""
     result = []
@@ -133,6 +163,12 @@ def _check(arguments: Sequence[str]) -> int:
     return EXIT_CONFIG if report.errors else 0
 
 
+def _fetch(arguments: Sequence[str]) -> int:
+    from lightllm_server.fetch.command import FetchOptions, fetch
+
+    return fetch(FetchOptions(**vars(_fetch_parser().parse_args(_dashes(arguments)))))
+
+
 def _serve(arguments: Sequence[str]) -> int:
     given = vars(_serve_parser().parse_args(_dashes(arguments)))
     file = given.pop("config")
@@ -148,6 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["check"]:
             return _check(words[1:])
+        if words[:1] == ["fetch"]:
+            return _fetch(words[1:])
         return _serve(words)
     except ConfigError as error:
         sys.stderr.write(f"lightllm-server: error: {error}\n")

@@ -5,6 +5,8 @@ ServerError
  │  └ ModelError          names the file and the cause
  ├ RequestError           bad request: an HTTP status, the field, what it got, what is allowed
  │  └ OverloadedError     bounded queue is full: 429 with Retry-After
+ ├ FetchError             a model cannot be fetched: one word and a message
+ │  └ InterruptedFetchError  another try may succeed
  ├ EngineError            a step failed; belongs to the requests of that step
  └ ChannelError           a peer process is gone or does not read
 """
@@ -19,6 +21,8 @@ __all__ = [
     "ChannelError",
     "ConfigError",
     "EngineError",
+    "FetchError",
+    "InterruptedFetchError",
     "ModelError",
     "OverloadedError",
     "RequestError",
@@ -45,6 +49,21 @@ class ModelError(ConfigError):
         super().__init__(f"{path}: {cause}")
         self.path = str(path)
         self.cause = cause
+
+
+class FetchError(ServerError):
+    """`reason`: AuthenticationFailed, NotFound, InsufficientStorage or DownloadFailed."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class InterruptedFetchError(FetchError):
+    """The source did not answer, or not to the end."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("DownloadFailed", message)
 
 
 class RequestError(ServerError):

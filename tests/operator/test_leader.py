@@ -50,6 +50,10 @@ class FakeCluster:
         await asyncio.sleep(1)
 
 
+class NoDownloads:
+    """Nothing is fetched here."""
+
+
 class NoPods:
     async def scrape(self, pods):
         return {}
@@ -63,7 +67,7 @@ def resource(name):
 def in_terms(scenario):
     async def prepared():
         cache, cluster, lease = WatchCache(), FakeCluster(), FakeLease()
-        leader = Leader(SETTINGS, cache, cluster, NoPods(), lease)
+        leader = Leader(SETTINGS, cache, cluster, NoPods(), NoDownloads(), lease)
         task = asyncio.create_task(leader.run())
         await scenario(leader, cache, cluster, lease)
         task.cancel()

@@ -6,7 +6,7 @@ from copy import deepcopy
 
 import pytest
 
-from lightllm_operator import manifests
+from lightllm_operator import cache, manifests
 from lightllm_operator.containment import contains
 from lightllm_operator.facts import Pinned
 from lightllm_operator.settings import Settings
@@ -41,15 +41,21 @@ def test_an_edit_of_a_field_reaches_the_pods(name):
 
 @pytest.mark.parametrize(
     "manifest",
-    [deployment(), deployment(**FIELDS), manifests.check_job(spec_of(), SETTINGS)],
-    ids=["deployment", "everything", "check"],
+    [
+        deployment(),
+        deployment(**FIELDS),
+        manifests.check_job(spec_of(), SETTINGS),
+        manifests.check_job(spec_of(**FIELDS), SETTINGS),
+        cache.fetch_job(spec_of(**FIELDS, cache={"size": "1Gi"}), SETTINGS),
+    ],
+    ids=["deployment", "everything", "check", "remote check", "fetch"],
 )
 def test_pods_pass_the_restricted_standard(manifest):
     spec = pod_spec(manifest)
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not spec["automountServiceAccountToken"]
-    for container in spec["containers"]:
+    for container in [*spec["containers"], *spec.get("initContainers", ())]:
         security = container["securityContext"]
         assert not security["allowPrivilegeEscalation"]
         assert security["readOnlyRootFilesystem"]
@@ -122,6 +128,8 @@ def test_every_child_belongs_to_its_resource():
         manifests.check_job(spec, SETTINGS),
         manifests.service(spec),
         manifests.disruption_budget(spec),
+        cache.cache_claim(spec_of(model={"uri": "hf://o/n"}, cache={"size": "1Gi"})),
+        cache.fetch_job(spec_of(model={"uri": "hf://o/n"}, cache={"size": "1Gi"}), SETTINGS),
     ]
     for child in children:
         [owner] = child["metadata"]["ownerReferences"]

@@ -39,8 +39,12 @@ class View:
         return {"p0": sample_of("p0"), "p1": sample_of("p1", running=3)}
 
 
+class Downloads:
+    """Nothing is fetched here."""
+
+
 def scale_in(cluster: Cluster) -> None:
-    reconciler = Reconciler(cluster, Settings(serving_image="i"), View())
+    reconciler = Reconciler(cluster, Settings(serving_image="i"), View(), Downloads())
     asyncio.run(reconciler._scale(spec_of(), [pod_of("p0"), pod_of("p1")], 1))
 
 

@@ -8,14 +8,29 @@ import pytest
 import yaml
 
 from lightllm_operator.errors import SpecError
-from lightllm_operator.spec import parse
+from lightllm_operator.spec import CacheSpec, SecretKey, parse
 from operator_objects import resource, spec_of
 
 CRD = Path(__file__).parents[2] / "crds" / "lightllmdeployments.serving.lightllm.io.yaml"
 
 # a value that differs from the default for every field of the schema
 EVERYTHING = {
-    "model": {"uri": "pvc://models/a/b", "servedName": "x", "dtype": "bfloat16", "maxLength": 99},
+    "model": {
+        "uri": "hf://org/name",
+        "revision": "v2",
+        "endpoint": "http://hub",
+        "tokenSecretRef": {"name": "hub", "key": "t"},
+        "credentialsSecretRef": {"name": "s3"},
+        "servedName": "x",
+        "dtype": "bfloat16",
+        "maxLength": 99,
+    },
+    "cache": {
+        "claimName": "weights",
+        "size": "9Gi",
+        "storageClassName": "fast",
+        "accessMode": "ReadWriteOnce",
+    },
     "gpu": {"count": 2, "resourceName": "example.com/gpu", "product": "T4"},
     "tensorParallelSize": 2,
     "kvCache": {"dtype": "Int8", "memoryPercent": 50},
@@ -102,6 +117,8 @@ def test_the_schemas_defaults_are_the_parsers():
     given = defaults(schema())
     assert given is not None
     given["model"]["uri"] = "file:///models/demo-model"
+    assert given["model"].pop("tokenSecretRef") == {"key": "token"}
+    assert given.pop("cache") == {"accessMode": "ReadWriteMany"}
     autoscaling = {**given.pop("autoscaling"), "maxReplicas": 3}
     assert parse(resource(**given)) == parse(resource())
     assert (
@@ -120,6 +137,13 @@ def test_options_that_the_operator_owns_are_refused(argument):
 def test_a_path_does_not_leave_its_claim():
     with pytest.raises(SpecError, match=r"spec.model.uri"):
         spec_of(model={"uri": "pvc://models/../other"})
+
+
+def test_defaults_inside_what_has_none():
+    model = {"uri": "hf://org/name", "tokenSecretRef": {"name": "hub"}}
+    spec = spec_of(model=model, cache={"size": "9Gi"})
+    assert spec.model.token_secret_ref == SecretKey(name="hub", key="token")
+    assert spec.cache == CacheSpec(size="9Gi", access_mode="ReadWriteMany")
 
 
 @pytest.mark.parametrize(

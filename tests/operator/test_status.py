@@ -8,8 +8,8 @@ import pytest
 
 from lightllm_operator.autoscale import Decision
 from lightllm_operator.errors import RefusedError
-from lightllm_operator.facts import ModelFacts, Pinned
-from lightllm_operator.pods import find_problem
+from lightllm_operator.facts import DownloadProgress, ModelFacts, Pinned
+from lightllm_operator.pods import fetching_address, find_problem, waits_for_volumes_since
 from lightllm_operator.status import Observation, summarise, transitions
 from operator_objects import pod_of, spec_of
 
@@ -193,3 +193,69 @@ def test_events_mirror_transitions_and_nothing_else():
     reasons = [(kind, reason) for kind, reason, _ in transitions(before, after)]
     assert reasons == [("Normal", "Serving"), ("Normal", "MinimumReplicasAvailable")]
     assert transitions(after, after) == []
+
+
+def fetching(reason="", **state):
+    """A pod whose init container fetches, or has ended with that reason."""
+    if reason:
+        said = json.dumps({"reason": reason, "message": "the cause"})
+        state = {"terminated": {"exitCode": 77, "message": said}}
+    statuses = [{"name": "fetch", "image": "i", "restartCount": 0, "state": state}]
+    return pod_of("p0", initContainerStatuses=statuses, podIP="10.0.0.9")
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        ("AuthenticationFailed", "spec.model.tokenSecretRef"),
+        ("NotFound", "spec.model.uri"),
+        ("InsufficientStorage", "spec.cache.size"),
+        ("DownloadFailed", "tried again"),
+    ],
+)
+def test_what_the_fetch_said_is_lifted(reason, says):
+    problem = find_problem([fetching(reason)])
+    assert problem.reason == reason
+    assert "the cause" in problem.message
+    assert says in problem.message
+    shown = conditions_of(observation(model=None, check_problem=problem, pinned=None))
+    assert shown["ModelAvailable"] == ("False", reason)
+    assert shown["Ready"] == ("False", reason)
+
+
+def test_a_fetch_that_has_ended_well_is_no_problem():
+    assert find_problem([fetching(terminated={"exitCode": 0, "message": "{}"})]) is None
+
+
+def test_where_the_progress_is_asked_for():
+    assert fetching_address(fetching(running={})) == "10.0.0.9"
+    assert fetching_address(fetching(terminated={"exitCode": 0})) is None
+    assert fetching_address(pod_of("p0", ready=True)) is None
+
+
+def test_a_download_tells_how_far_it_is():
+    download = DownloadProgress(pod="p0", done=512_000_000, total=2_048_000_000)
+    status = summarise(observation(model=None, pinned=None, download=download), {}, NOW)
+    told = condition(status, "ModelAvailable")
+    assert (told["status"], told["reason"]) == ("Unknown", "Downloading")
+    assert "25 %, 512 of 2048 MB" in told["message"]
+    ready = condition(status, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "Downloading")
+
+
+def test_a_pod_that_fetches_for_itself_tells_too():
+    download = DownloadProgress(pod="p0", done=1_000_000, total=4_000_000)
+    status = summarise(observation(pods=[fetching(running={})], download=download), {}, NOW)
+    assert "pod p0 fetches the model: 25 %" in condition(status, "Available")["message"]
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "started", "since"),
+    [("True", "False", 1767225600.0), ("True", "True", None), ("False", "False", None)],
+)
+def test_since_when_volumes_are_waited_for(scheduled, started, since):
+    conditions = [
+        {"type": "PodScheduled", "status": scheduled, "lastTransitionTime": NOW},
+        {"type": "PodReadyToStartContainers", "status": started, "lastTransitionTime": NOW},
+    ]
+    assert waits_for_volumes_since(pod_of("p0", conditions=conditions)) == since

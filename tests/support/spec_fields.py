@@ -7,7 +7,15 @@ from typing import Any
 __all__ = ["FIELDS"]
 
 FIELDS: dict[str, Any] = {
-    "model": {"uri": "pvc://models/a/b", "servedName": "x", "dtype": "bfloat16", "maxLength": 99},
+    "model": {
+        "uri": "hf://org/name",
+        "revision": "v2",
+        "endpoint": "http://hub",
+        "tokenSecretRef": {"name": "hub", "key": "t"},
+        "servedName": "x",
+        "dtype": "bfloat16",
+        "maxLength": 99,
+    },
     "gpu": {"count": 2, "resourceName": "example.com/gpu", "product": "T4"},
     "kvCache": {"dtype": "Auto", "memoryPercent": 50},
     "rollout": {"type": "RollingUpdate", "maxSurge": 2, "progressDeadlineSeconds": 60},

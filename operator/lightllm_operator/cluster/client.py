@@ -29,6 +29,7 @@ _PLURALS = {
     "Lease": "leases",
     "LightLLMDeployment": PLURAL,
     "Node": "nodes",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
     "Pod": "pods",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "Service": "services",

@@ -1,0 +1,184 @@
+"""A resource's model: fetched into its cache by one Job, read by another; what came of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from lightllm_operator import cache, manifests
+from lightllm_operator.cluster.client import Cluster
+from lightllm_operator.cluster.progress import ProgressReader
+from lightllm_operator.containment import contains
+from lightllm_operator.errors import ApiError, RefusedError
+from lightllm_operator.facts import DownloadProgress, ModelFacts
+from lightllm_operator.model_files import is_cached
+from lightllm_operator.names import CHECK, FETCH, child_labels
+from lightllm_operator.pods import (
+    PodProblem,
+    fetching_address,
+    find_problem,
+    is_terminating,
+    waits_for_volumes_since,
+)
+from lightllm_operator.settings import Settings
+from lightllm_operator.spec import DeploymentSpec
+
+__all__ = ["ModelReader", "ModelReading", "is_owned"]
+
+Object = dict[str, Any]
+
+_RECHECK_S = 60
+_VOLUME_PATIENCE_S = 20
+
+
+class ModelReading(NamedTuple):
+    """Facts with the report to keep, or why there are none yet."""
+
+    model: ModelFacts | None = None
+    report: str = ""
+    problem: PodProblem | None = None
+    download: DownloadProgress | None = None
+
+
+class ModelReader:
+    """Makes the claim and the Jobs that a model needs before it can be served."""
+
+    def __init__(self, cluster: Cluster, settings: Settings, downloads: ProgressReader) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._downloads = downloads
+
+    async def read(self, spec: DeploymentSpec, kept: str) -> ModelReading:
+        """kept: the report that the serving Deployment was made with, "" without one.
+
+        Raises RefusedError where the claim of the cache cannot be made.
+        """
+        await self._apply_claim(spec)
+        name = manifests.check_name(spec, self._settings)
+        if kept and (noted := json.loads(kept))["job"] == name:
+            return ModelReading(ModelFacts.from_report(json.dumps(noted["report"])), kept)
+        if is_cached(spec) and (fetching := await self._fetch(spec)) is not None:
+            return fetching
+        cluster, namespace = self._cluster, spec.namespace
+        job = await cluster.get("batch/v1", "Job", namespace, name)
+        if job is None:
+            await cluster.apply(manifests.check_job(spec, self._settings))
+            return ModelReading()
+        pods = await self._pods_of(spec, CHECK, name)
+        for pod in pods:
+            if text := _termination_message(pod):
+                try:
+                    model = ModelFacts.from_report(text)
+                except ValueError:
+                    continue
+                if model.errors:
+                    await self._again_later(job, spec)
+                return ModelReading(model, json.dumps({"job": name, "report": json.loads(text)}))
+        return ModelReading(problem=await self._job_problem(job, spec, pods, "CheckFailed"))
+
+    async def download(self, pods: list[Object]) -> DownloadProgress | None:
+        """Of the first pod that fetches its model and answers."""
+        for pod in pods:
+            if not is_terminating(pod) and (address := fetching_address(pod)):
+                found = await self._downloads.read(pod["metadata"]["name"], address)
+                if found is not None:
+                    return found
+        return None
+
+    async def _fetch(self, spec: DeploymentSpec) -> ModelReading | None:
+        """How the Job that fills the cache does, None when it is full."""
+        name = cache.fetch_name(spec, self._settings)
+        job = await self._cluster.get("batch/v1", "Job", spec.namespace, name)
+        if job is None:
+            job = await self._cluster.apply(cache.fetch_job(spec, self._settings))
+        if _has_condition(job, "Complete"):
+            return None
+        pods = await self._pods_of(spec, FETCH, name)
+        problem = await self._job_problem(job, spec, pods, "DownloadFailed")
+        if problem is not None:
+            return ModelReading(problem=problem)
+        return ModelReading(download=await self.download(pods) or DownloadProgress(pod=name))
+
+    async def _job_problem(
+        self, job: Object, spec: DeploymentSpec, pods: list[Object], reason: str
+    ) -> PodProblem | None:
+        """Of a Job's pods, or with that reason of the Job; one that failed is made again later."""
+        name, failed = job["metadata"]["name"], _has_condition(job, "Failed")
+        # while another pod tries, what ended the one before is history
+        trying = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"]
+        problem = find_problem(pods if failed else trying or pods)
+        if problem is None:
+            problem = _volume_problem(spec, trying)
+        if failed:
+            await self._again_later(job, spec)
+            said = f"job {name} failed; see `kubectl logs job/{name}`"
+            return problem or PodProblem(reason, said)
+        return problem
+
+    async def _again_later(self, job: Object, spec: DeploymentSpec) -> None:
+        """A model that was not there may be there later: let the Job be made again."""
+        ends = (
+            condition["lastTransitionTime"]
+            for condition in job.get("status", {}).get("conditions", ())
+            if condition["status"] == "True"
+        )
+        since = max(ends, default=job["metadata"]["creationTimestamp"])
+        at = datetime.fromisoformat(since.replace("Z", "+00:00")).timestamp()
+        if time.time() - at > _RECHECK_S:
+            await self._cluster.delete("batch/v1", "Job", spec.namespace, job["metadata"]["name"])
+
+    async def _pods_of(self, spec: DeploymentSpec, component: str, job: str) -> list[Object]:
+        labels = {**child_labels(spec.name, component), "batch.kubernetes.io/job-name": job}
+        return await self._cluster.list("v1", "Pod", spec.namespace, labels)
+
+    async def _apply_claim(self, spec: DeploymentSpec) -> None:
+        wanted = cache.cache_claim(spec)
+        if wanted is None:
+            return
+        name = wanted["metadata"]["name"]
+        live = await self._cluster.get("v1", "PersistentVolumeClaim", spec.namespace, name)
+        if live is not None and not is_owned(live, spec.uid):
+            said = f"claim {name} exists and is not this resource's; set spec.cache.claimName to it"
+            raise RefusedError("NameTaken", said)
+        if live is None or not contains(live, wanted):
+            try:
+                await self._cluster.apply(wanted)
+            except ApiError as error:
+                if error.status not in (403, 422):
+                    raise
+                raise RefusedError("InvalidCache", f"{error}; correct spec.cache") from error
+
+
+def is_owned(child: Object, uid: str) -> bool:
+    return any(owner["uid"] == uid for owner in child["metadata"].get("ownerReferences", ()))
+
+
+def _has_condition(job: Mapping[str, Any], kind: str) -> bool:
+    conditions = job.get("status", {}).get("conditions", ())
+    return any(c["type"] == kind and c["status"] == "True" for c in conditions)
+
+
+def _termination_message(pod: Object) -> str:
+    for status in pod.get("status", {}).get("containerStatuses", ()):
+        ended = status.get("state", {}).get("terminated", {})
+        if message := ended.get("message"):
+            text: str = message
+            return text
+    return ""
+
+
+def _volume_problem(spec: DeploymentSpec, pods: list[Object]) -> PodProblem | None:
+    """A pod whose Secret or claim is missing waits without an end, and without a word of why."""
+    for pod in pods:
+        since = waits_for_volumes_since(pod)
+        if since is not None and time.time() - since >= _VOLUME_PATIENCE_S:
+            token, credentials = spec.model.token_secret_ref, spec.model.credentials_secret_ref
+            secrets = [name for name in (token and token.name, credentials) if name]
+            asked = f"check that Secret {', '.join(secrets)} has its keys, or " if secrets else ""
+            name = pod["metadata"]["name"]
+            said = f"pod {name}: its volumes are missing; {asked}see `kubectl describe pod {name}`"
+            return PodProblem("SecretNotFound" if secrets else "VolumesNotMounted", said)
+    return None

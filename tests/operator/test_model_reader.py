@@ -1,0 +1,222 @@
+"""The Jobs of a model, step by step: claim, fetch, check, and what is told meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime
+
+import aiohttp
+import pytest
+
+from lightllm_operator import cache, manifests
+from lightllm_operator.cluster.progress import ProgressReader
+from lightllm_operator.errors import ApiError, RefusedError
+from lightllm_operator.facts import DownloadProgress
+from lightllm_operator.model_reader import ModelReader
+from lightllm_operator.settings import Settings
+from lightllm_server.fetch.progress import Progress
+from operator_objects import spec_of
+
+SETTINGS = Settings(serving_image="server:1")
+REPORT = {
+    "family": "llama",
+    "heads": 4,
+    "kv_heads": 2,
+    "valid_tp": [1, 2],
+    "kv_bytes_per_token": {"model": 1, "int8": 1},
+    "int8_kv": {"supported": True, "reason": ""},
+    "weight_bytes": 1,
+    "commit": "c0ffee",
+    "errors": [],
+}
+
+
+class MemoryCluster:
+    """Objects by kind and name; what the controllers would do is done by the tests."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], dict] = {}
+        self.pods: list[dict] = []
+        self.refusal: ApiError | None = None
+
+    async def get(self, _version, kind, _namespace, name):
+        return self.objects.get((kind, name))
+
+    async def list(self, _version, _kind, _namespace, labels):
+        return [pod for pod in self.pods if labels.items() <= pod["metadata"]["labels"].items()]
+
+    async def apply(self, manifest):
+        if self.refusal is not None:
+            raise self.refusal
+        metadata = {**manifest["metadata"], "creationTimestamp": ago(0)}
+        made = {**manifest, "metadata": metadata}
+        return self.objects.setdefault((manifest["kind"], metadata["name"]), made)
+
+    async def delete(self, _version, kind, _namespace, name):
+        del self.objects[kind, name]
+
+    def names(self, kind: str) -> list[str]:
+        return [name for found, name in self.objects if found == kind]
+
+    def end(self, job: str, condition: str, seconds_ago: float = 0) -> None:
+        conditions = [{"type": condition, "status": "True", "lastTransitionTime": ago(seconds_ago)}]
+        self.objects["Job", job]["status"] = {"conditions": conditions}
+
+    def add_pod(self, job: str, *, phase: str = "Running", **status) -> None:
+        labels = self.objects["Job", job]["spec"]["template"]["metadata"]["labels"]
+        labels = {**labels, "batch.kubernetes.io/job-name": job}
+        name = f"{job}-{len(self.pods)}"
+        self.pods.append(
+            {"metadata": {"name": name, "labels": labels}, "status": {"phase": phase, **status}}
+        )
+
+
+class Downloads:
+    async def read(self, pod, address):
+        assert address == "10.0.0.9"
+        return DownloadProgress(pod=pod, done=1, total=4)
+
+
+def ago(seconds: float) -> str:
+    return datetime.fromtimestamp(time.time() - seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def ended(container: str, code: int, **words):
+    state = {"terminated": {"exitCode": code, "message": json.dumps(words)}}
+    return [{"name": container, "image": "i", "restartCount": 0, "state": state}]
+
+
+RUNNING = [{"name": "fetch", "image": "i", "restartCount": 0, "state": {"running": {}}}]
+CACHED = {"model": {"uri": "hf://org/name"}, "cache": {"size": "9Gi"}}
+
+
+@pytest.fixture
+def cluster():
+    return MemoryCluster()
+
+
+@pytest.fixture
+def read(cluster):
+    def once(kept: str = "", **spec):
+        return asyncio.run(ModelReader(cluster, SETTINGS, Downloads()).read(spec_of(**spec), kept))
+
+    return once
+
+
+def test_claim_then_fetch_then_check_then_facts(cluster, read):
+    fetch = cache.fetch_name(spec_of(**CACHED), SETTINGS)
+    check = manifests.check_name(spec_of(**CACHED), SETTINGS)
+    assert read(**CACHED).download == DownloadProgress(pod=fetch)
+    assert cluster.names("PersistentVolumeClaim") == ["demo-cache"]
+    assert cluster.names("Job") == [fetch]
+    cluster.add_pod(fetch, containerStatuses=RUNNING, podIP="10.0.0.9")
+    assert read(**CACHED).download == DownloadProgress(pod=f"{fetch}-0", done=1, total=4)
+    assert cluster.names("Job") == [fetch]
+    cluster.end(fetch, "Complete")
+    assert read(**CACHED) == (None, "", None, None)
+    assert cluster.names("Job") == [fetch, check]
+    cluster.add_pod(check, phase="Succeeded", containerStatuses=ended("check", 0, **REPORT))
+    reading = read(**CACHED)
+    assert (reading.model.heads, reading.model.commit) == (4, "c0ffee")
+    # with the report on the Deployment no Job is needed any more
+    cluster.objects = {}
+    assert read(reading.report, **CACHED) == reading
+    assert cluster.names("Job") == []
+
+
+def test_without_a_cache_there_is_no_claim_and_no_fetch(cluster, read):
+    read(model=CACHED["model"])
+    assert cluster.names("PersistentVolumeClaim") == []
+    assert cluster.names("Job") == [manifests.check_name(spec_of(model=CACHED["model"]), SETTINGS)]
+
+
+def test_a_failed_fetch_is_told_and_made_again_after_a_while(cluster, read):
+    read(**CACHED)
+    [job] = cluster.names("Job")
+    words = {"reason": "AuthenticationFailed", "message": "refuses the token"}
+    cluster.add_pod(job, phase="Failed", containerStatuses=ended("fetch", 77, **words))
+    cluster.end(job, "Failed", seconds_ago=5)
+    problem = read(**CACHED).problem
+    assert problem.reason == "AuthenticationFailed"
+    assert "refuses the token" in problem.message
+    assert cluster.names("Job") == [job]
+    cluster.end(job, "Failed", seconds_ago=90)
+    assert read(**CACHED).problem.reason == "AuthenticationFailed"
+    assert cluster.names("Job") == []
+    cluster.pods.clear()
+    assert read(**CACHED).download is not None
+    assert cluster.names("Job") == [job]
+
+
+def test_while_another_pod_tries_the_failure_before_is_history(cluster, read):
+    read(**CACHED)
+    [job] = cluster.names("Job")
+    words = {"reason": "DownloadFailed", "message": "no answer"}
+    cluster.add_pod(job, phase="Failed", containerStatuses=ended("fetch", 75, **words))
+    assert read(**CACHED).problem.reason == "DownloadFailed"
+    cluster.add_pod(job, containerStatuses=RUNNING, podIP="10.0.0.9")
+    reading = read(**CACHED)
+    assert reading.problem is None
+    assert reading.download.total == 4
+
+
+def test_a_check_whose_fetch_failed_says_why(cluster, read):
+    read(model=CACHED["model"])
+    [job] = cluster.names("Job")
+    words = {"reason": "NotFound", "message": "no such repository"}
+    cluster.add_pod(job, phase="Failed", initContainerStatuses=ended("fetch", 66, **words))
+    assert read(model=CACHED["model"]).problem.reason == "NotFound"
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(5, False), (30, True)])
+def test_a_missing_secret_is_told_after_a_while(cluster, read, seconds, told):
+    spec = {"model": {**CACHED["model"], "tokenSecretRef": {"name": "hub"}}}
+    read(**spec)
+    [job] = cluster.names("Job")
+    conditions = [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": ago(seconds)},
+        {
+            "type": "PodReadyToStartContainers",
+            "status": "False",
+            "lastTransitionTime": ago(seconds),
+        },
+    ]
+    cluster.add_pod(job, phase="Pending", conditions=conditions)
+    problem = read(**spec).problem
+    assert (problem is not None) == told
+    if problem is not None:
+        assert problem.reason == "SecretNotFound"
+        assert "Secret hub" in problem.message
+
+
+def test_a_claim_of_somebody_else_is_left_alone(cluster, read):
+    claim = {"metadata": {"name": "demo-cache", "ownerReferences": []}, "spec": {}}
+    cluster.objects["PersistentVolumeClaim", "demo-cache"] = claim
+    with pytest.raises(RefusedError, match=r"spec\.cache\.claimName"):
+        read(**CACHED)
+    assert cluster.objects["PersistentVolumeClaim", "demo-cache"] is claim
+
+
+@pytest.mark.parametrize(
+    ("status", "raised"), [(422, RefusedError), (403, RefusedError), (500, ApiError)]
+)
+def test_a_claim_that_is_refused(cluster, read, status, raised):
+    cluster.refusal = ApiError(status, "the class cannot grow")
+    with pytest.raises(raised, match="cannot grow"):
+        read(**CACHED)
+
+
+def test_the_progress_of_the_server_is_what_the_operator_reads():
+    progress = Progress()
+    progress.start(done=3, total=9)
+
+    async def ask(port: int, address: str):
+        async with aiohttp.ClientSession() as session:
+            return await ProgressReader(session, port=port).read("p0", address)
+
+    with progress.reported(0) as port:
+        found = asyncio.run(ask(port, "127.0.0.1"))
+        assert found == DownloadProgress(pod="p0", done=3, total=9)
+    assert asyncio.run(ask(port, "127.0.0.1")) is None
