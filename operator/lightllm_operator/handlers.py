@@ -104,7 +104,9 @@ class _Operator:
         said = ""
         while True:
             try:
-                await self._cluster.list(API_VERSION, KIND, self._settings.namespace)
+                await self._cluster.list_with_version(
+                    API_VERSION, KIND, self._settings.namespace, metadata_only=True
+                )
             except ApiError as error:
                 if str(error) != said:
                     logger.warning("waits for the API server: %s", error)

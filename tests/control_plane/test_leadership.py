@@ -80,6 +80,14 @@ def test_only_the_leader_writes(kubectl, two):
     assert second.process.is_well("/readyz")
     assert first.writes
     assert not second.proxy.writes
+    holder = kubectl.get("lease", "lightllm-operator")["spec"]["holderIdentity"]
+    assert holder.startswith("first-")
+    metric = first.process.metric
+    assert metric('lightllm_operator_api_requests_total{code="200",verb="GET"}') > 5
+    assert metric('lightllm_operator_api_requests_total{code="200",verb="PATCH"}') >= 5
+    assert metric("lightllm_operator_reconcile_seconds_count") >= 5
+    assert metric("lightllm_operator_work_queue_depth") is not None
+    assert second.process.metric("lightllm_operator_reconcile_seconds_count") == 0
 
 
 def test_after_a_crash_the_other_takes_over(kubectl, two):

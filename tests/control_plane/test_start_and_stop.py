@@ -96,3 +96,24 @@ def test_the_log_as_json(proxy, namespace, kubectl, tmp_path):
         lines = [json.loads(line) for line in operator.log.splitlines()]
     assert any("demo" in line["message"] for line in lines)
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+
+
+def test_an_error_that_the_watch_does_not_survive_ends_the_process(
+    kubectl, proxy, namespace, tmp_path
+):
+    with OperatorProcess(proxy.kubeconfig, namespace, tmp_path / "operator.log") as operator:
+        operator.wait_ready()
+        proxy.expire(4, code=500)
+        # the kubelet starts it anew, and the lease is free for it
+        assert operator.wait() == 1, operator.log
+    assert not kubectl.get("lease", "lightllm-operator")["spec"].get("holderIdentity")
+
+
+def test_a_taken_port_ends_the_process(proxy, namespace, tmp_path):
+    with OperatorProcess(proxy.kubeconfig, namespace, tmp_path / "first.log") as first:
+        first.wait_alive()
+        taken = str(first.port)
+        with OperatorProcess(
+            proxy.kubeconfig, namespace, tmp_path / "second.log", LIGHTLLM_HEALTH_PORT=taken
+        ) as second:
+            assert second.wait() == 1, second.log

@@ -102,7 +102,7 @@ def test_settling_ends_what_runs_and_begins_nothing():
         queue = WorkQueue(work)
         queue.add("running")
         task = asyncio.create_task(queue.run(1))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         queue.add("waiting")
         assert queue.depth == 1
         asyncio.get_running_loop().call_later(0.05, gate.set)

@@ -78,8 +78,11 @@ class OperatorProcess:
         """SIGTERM: the exit code and the seconds that it took."""
         began = time.monotonic()
         self._process.terminate()
-        code = self._process.wait(20)
-        return code, time.monotonic() - began
+        return self.wait(), time.monotonic() - began
+
+    def wait(self) -> int:
+        """Until it ends; the exit code."""
+        return self._process.wait(20)
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and text; 0 where nothing answers."""

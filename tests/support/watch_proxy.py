@@ -19,17 +19,6 @@ from aiohttp import web
 
 __all__ = ["WatchProxy", "Write"]
 
-_GONE = {
-    "type": "ERROR",
-    "object": {
-        "apiVersion": "v1",
-        "kind": "Status",
-        "status": "Failure",
-        "reason": "Expired",
-        "message": "too old resource version",
-        "code": 410,
-    },
-}
 _OWN_HEADERS = {"content-length", "transfer-encoding", "connection", "host"}
 
 
@@ -63,7 +52,7 @@ class WatchProxy:
         # cleared: whatever watches would say is held back, on open connections
         self._flowing = asyncio.Event()
         # so many who want to watch are told that their version is too old
-        self._num_gone = 0
+        self._num_gone, self._code = 0, 410
         self._write_seconds = 0.0
         self.num_slow = 0
         self._unreachable = False
@@ -93,9 +82,9 @@ class WatchProxy:
     def resume(self) -> None:
         self._loop.call_soon_threadsafe(self._flowing.set)
 
-    def expire(self, count: int) -> None:
-        """Cut all watches, and answer the next `count` of them with 410 Gone."""
-        self._num_gone = count
+    def expire(self, count: int, code: int = 410) -> None:
+        """Cut all watches, and answer the next `count` of them with 410 Gone, or another error."""
+        self._num_gone, self._code = count, code
         self.cut()
 
     @property
@@ -155,7 +144,9 @@ class WatchProxy:
             self.num_watches += 1
             if self._num_gone > 0:
                 self._num_gone -= 1
-                return web.Response(text=json.dumps(_GONE) + "\n", content_type="application/json")
+                status = {"apiVersion": "v1", "kind": "Status", "code": self._code}
+                event = json.dumps({"type": "ERROR", "object": status})
+                return web.Response(text=f"{event}\n", content_type="application/json")
             self._watches[id(request)] = request.transport
         if self._write_seconds and request.method != "GET" and "/leases" not in request.path:
             self.num_slow += 1
