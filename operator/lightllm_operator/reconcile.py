@@ -132,7 +132,10 @@ class Reconciler:
         elif model is not None:
             refused_error = RefusedError("UnsupportedModel", "; ".join(model.errors))
         if refused_error is None and pinned is not None:
-            await self._apply_others(spec, desired)
+            try:
+                await self._apply_others(spec, desired)
+            except RefusedError as error:
+                refused_error = error
         if pinned is not None:
             deployment = await self._scale(spec, pods, desired)
         seen = Observation(
@@ -194,13 +197,20 @@ class Reconciler:
         return kept, update
 
     async def _apply_others(self, spec: DeploymentSpec, desired: int) -> None:
+        """Raises RefusedError where another's Service has the name."""
         cluster = self._cluster
         service = manifests.service(spec)
         live = await cluster.get("v1", "Service", spec.namespace, spec.name)
+        if live is not None and not _owned(live, spec.uid):
+            problem = f"service {spec.name} exists and is not this resource's; rename one"
+            raise RefusedError("NameTaken", problem)
         if live is None or not contains(live, service):
             await cluster.apply(service)
         budget = manifests.disruption_budget(spec)
         live = await cluster.get("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
+        if live is not None and not _owned(live, spec.uid):
+            # the user's own, who may well know better
+            return
         if desired < 2 and live is not None:
             await cluster.delete("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
         elif desired >= 2 and (live is None or not contains(live, budget)):

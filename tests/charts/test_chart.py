@@ -16,6 +16,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "lightllm-operator"
+ROLES_FOR_PEOPLE = ("view", "edit", "admin")
 MONITORING = ("--api-versions", "monitoring.coreos.com/v1")
 
 pytestmark = pytest.mark.slow
@@ -150,7 +151,7 @@ def test_roles_for_people(render) -> None:
                 for label in objects["ClusterRole", "", f"lightllm-{role}"]["metadata"]["labels"]
                 if label.startswith(prefix)
             }
-            for role in ("view", "edit", "admin")
+            for role in ROLES_FOR_PEOPLE
         }
 
     reads = {"view", "edit", "admin"}
@@ -296,3 +297,26 @@ def test_install_yaml_is_the_rendering(helm: Path) -> None:
     spec.loader.exec_module(module)
     committed = module.TARGET.read_text(encoding="utf-8")
     assert committed == module.rendered(helm), "run `make install-yaml`"
+
+
+def granted(role: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Verbs by resource."""
+    verbs: dict[str, set[str]] = {}
+    for rule in role["rules"]:
+        for resource in rule["resources"]:
+            verbs.setdefault(resource, set()).update(rule["verbs"])
+    return verbs
+
+
+def test_the_security_page_gives_a_reason_for_each_right(render) -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z/]+)` \| ([a-z, ]+) \| \S", page, re.MULTILINE)
+    told = {resource: {*verbs.split(", ")} for resource, verbs in rows}
+    roles = {}
+    for (kind, _, name), role in render().items():
+        if kind in ("ClusterRole", "Role") and name.rpartition("-")[2] not in ROLES_FOR_PEOPLE:
+            roles |= granted(role)
+    assert roles == told
+    one = granted(render(watchNamespace="team")["Role", "team", "lightllm"])
+    assert one.items() <= told.items()
+    assert "nodes" not in one

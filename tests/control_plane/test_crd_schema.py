@@ -146,15 +146,17 @@ def test_a_rule(rest: Rest, path: str, message: str) -> None:
     assert rule.accepted
     assert rule.refused
 
+    target = f"{RESOURCES}/changing"
+
     def attempt(body: dict[str, Any]) -> Answer:
         if rule.before is None:
             return submit(rest, body)
-        target = f"{RESOURCES}/{rule.before['metadata']['name']}"
-        rest("DELETE", target)
-        rest("POST", RESOURCES, rule.before, fieldValidation="Strict").expect(201)
         changed = {**body, "metadata": rest("GET", target).body["metadata"]}
         return rest("PUT", target, changed, dryRun="All", fieldValidation="Strict")
 
+    if rule.before is not None:
+        rest("DELETE", target)
+        rest("POST", RESOURCES, {**rule.before, "metadata": {"name": "changing"}}).expect(201)
     for body in rule.accepted:
         attempt(body).expect(201 if rule.before is None else 200)
     for body in rule.refused:

@@ -41,7 +41,9 @@ def test_every_script_of_the_makefile_exists() -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/operator.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/architecture.md", "docs/operator.md", "docs/security.md"]
+)
 def test_every_link_and_target_exists(page: str) -> None:
     text = (ROOT / page).read_text()
     links = re.findall(r"\]\(([^)#:]+)\)", text)

@@ -50,8 +50,8 @@ def _toleration(**fields: Any) -> Body:
 # by the node's path, then by message
 RULES: dict[str, dict[str, Rule]] = {
     "": {
-        "metadata.name may have at most 52 characters, since children's names add to it": Rule(
-            accepted=(named("a" * 52),), refused=(named("a" * 53),)
+        "metadata.name may have at most 48 characters, since Jobs add 15 to it": Rule(
+            accepted=(named("a" * 48),), refused=(named("a" * 49),)
         ),
         "metadata.name must be lower-case letters, digits and dashes, a letter first, as the "
         "Service's name": Rule(
@@ -99,6 +99,7 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "spec.autoscaling": {
         "minReplicas may be at most maxReplicas": Rule(
+            before=spec(autoscaling={"maxReplicas": 3}),
             accepted=(
                 spec(autoscaling={"minReplicas": 2, "maxReplicas": 2}),
                 spec(autoscaling={"maxReplicas": 1}),
