@@ -12,6 +12,7 @@ from lightllm_operator.child_parts import (
 from lightllm_operator.model_files import (
     claim_of,
     fetch_container,
+    fetch_failure_policy,
     model_volumes,
     secret_volumes,
     source_digest,
@@ -21,10 +22,6 @@ from lightllm_operator.settings import Settings
 from lightllm_operator.spec import DeploymentSpec
 
 __all__ = ["cache_claim", "fetch_job", "fetch_name"]
-
-# exit codes of `lightllm-server fetch` that another try does not help: not found, no space,
-# refused, wrong options
-_FINAL_CODES = (66, 73, 77, 78)
 
 
 def cache_claim(spec: DeploymentSpec) -> Manifest | None:
@@ -55,14 +52,13 @@ def fetch_name(spec: DeploymentSpec, settings: Settings) -> str:
 def fetch_job(spec: DeploymentSpec, settings: Settings) -> Manifest:
     """Fills the claim, without a GPU; what it holds already is not fetched again."""
     labels = child_labels(spec.name, FETCH)
-    final = {"containerName": "fetch", "operator": "In", "values": [*_FINAL_CODES]}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": owned_metadata(spec, fetch_name(spec, settings), labels),
         "spec": {
             "backoffLimit": 3,
-            "podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": final}]},
+            **fetch_failure_policy(),
             "ttlSecondsAfterFinished": 3600,
             "template": {
                 "metadata": {"labels": labels},

@@ -68,7 +68,8 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadProgress:
-    """What a fetch container says of itself; `pod`: its name. total 0: not known yet."""
+    """Bytes, as a fetch container tells. pod: its pod, or its Job before that is there; total 0:
+    not known yet."""
 
     pod: str
     done: int = 0

@@ -19,6 +19,7 @@ from lightllm_operator.child_parts import (
 )
 from lightllm_operator.facts import Pinned
 from lightllm_operator.model_files import (
+    fetch_failure_policy,
     init_containers,
     model_dir,
     model_mounts,
@@ -65,12 +66,14 @@ def check_name(spec: DeploymentSpec, settings: Settings) -> str:
 def check_job(spec: DeploymentSpec, settings: Settings) -> Manifest:
     """Reads the model's config and weight headers, without a GPU; its report is its last word."""
     labels = child_labels(spec.name, CHECK)
+    fetching = init_containers(spec, serving_image(spec, settings), headers_only=True)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": owned_metadata(spec, check_name(spec, settings), labels),
         "spec": {
             "backoffLimit": 1,
+            **(fetch_failure_policy() if fetching else {}),
             "activeDeadlineSeconds": 900,
             "ttlSecondsAfterFinished": 3600,
             "template": {
@@ -81,7 +84,7 @@ def check_job(spec: DeploymentSpec, settings: Settings) -> Manifest:
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
                     "securityContext": pod_security(),
-                    **init_containers(spec, serving_image(spec, settings), headers_only=True),
+                    **fetching,
                     "containers": [_check_container(spec, settings)],
                     "volumes": [{"name": "tmp", "emptyDir": {}}, *model_volumes(spec)],
                 },

@@ -15,6 +15,7 @@ from lightllm_operator.spec import DeploymentSpec
 __all__ = [
     "claim_of",
     "fetch_container",
+    "fetch_failure_policy",
     "init_containers",
     "is_cached",
     "model_dir",
@@ -30,6 +31,9 @@ _TOKEN_MOUNT = "/etc/lightllm/hub-token"  # noqa: S105
 _CREDENTIALS_MOUNT = "/etc/lightllm/s3-credentials"
 # of the pod's user by its group alone
 _SECRET_MODE = 0o440
+# exit codes of `lightllm-server fetch` that another try does not help: not found, no space,
+# refused, wrong options
+_FINAL_CODES = (66, 73, 77, 78)
 
 
 def is_cached(spec: DeploymentSpec) -> bool:
@@ -114,6 +118,12 @@ def init_containers(
         return {}
     fetch = fetch_container(spec, image, commit=commit, headers_only=headers_only)
     return {"initContainers": [fetch]}
+
+
+def fetch_failure_policy() -> Manifest:
+    """The field of a Job that fetches: it fails at once where another pod would fail too."""
+    final = {"containerName": "fetch", "operator": "In", "values": [*_FINAL_CODES]}
+    return {"podFailurePolicy": {"rules": [{"action": "FailJob", "onExitCodes": final}]}}
 
 
 def fetch_container(

@@ -93,7 +93,8 @@ def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
     for condition in after["conditions"]:
         if old.get(condition["type"]) != (condition["status"], condition["reason"]):
             good = _WISHED.get(condition["type"], "True")
-            kind = "Normal" if condition["status"] in (good, "Unknown") else "Warning"
+            fine = condition["status"] in (good, "Unknown") or condition["reason"] == "Downloading"
+            kind = "Normal" if fine else "Warning"
             notes.append((kind, condition["reason"], condition["message"]))
     # Ready repeats the condition that it follows from
     return list(dict.fromkeys(notes))
@@ -173,7 +174,7 @@ def _model_available(seen: Observation) -> _Condition:
 
 def _amount(download: DownloadProgress) -> str:
     if not download.total:
-        return f"pod {download.pod} starts"
+        return f"{download.pod} starts"
     percent = 100 * download.done // download.total
     done, total = (f"{num_bytes / 1e6:.0f}" for num_bytes in (download.done, download.total))
     return f"{percent} %, {done} of {total} MB"

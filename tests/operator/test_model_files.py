@@ -198,11 +198,13 @@ def test_the_claim_is_made_as_the_spec_says():
     }
 
 
-def test_what_another_try_does_not_help_ends_the_job():
+def test_what_another_try_does_not_help_ends_its_job():
     from lightllm_server.errors import EXIT_CONFIG
     from lightllm_server.fetch.command import EXIT_CODES
 
     job = cache.fetch_job(spec_of(model=HUB, cache={"size": "9Gi"}), SETTINGS)
+    check = manifests.check_job(spec_of(model=HUB), SETTINGS)
+    assert check["spec"]["podFailurePolicy"] == job["spec"]["podFailurePolicy"]
     [rule] = job["spec"]["podFailurePolicy"]["rules"]
     final = {*EXIT_CODES.values(), EXIT_CONFIG} - {EXIT_CODES["DownloadFailed"]}
     assert set(rule["onExitCodes"]["values"]) == final

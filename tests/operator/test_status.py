@@ -241,6 +241,9 @@ def test_a_download_tells_how_far_it_is():
     assert "25 %, 512 of 2048 MB" in told["message"]
     ready = condition(status, "Ready")
     assert (ready["status"], ready["reason"]) == ("False", "Downloading")
+    told = [(kind, reason) for kind, reason, _ in transitions({}, status)]
+    assert told.count(("Normal", "Downloading")) == 1
+    assert ("Warning", "Downloading") not in told
 
 
 def test_a_pod_that_fetches_for_itself_tells_too():
