@@ -201,14 +201,14 @@ class Reconciler:
         cluster = self._cluster
         service = manifests.service(spec)
         live = await cluster.get("v1", "Service", spec.namespace, spec.name)
-        if live is not None and not _owned(live, spec.uid):
+        if live is not None and not is_owned(live, spec.uid):
             problem = f"service {spec.name} exists and is not this resource's; rename one"
             raise RefusedError("NameTaken", problem)
         if live is None or not contains(live, service):
             await cluster.apply(service)
         budget = manifests.disruption_budget(spec)
         live = await cluster.get("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
-        if live is not None and not _owned(live, spec.uid):
+        if live is not None and not is_owned(live, spec.uid):
             # the user's own, who may well know better
             return
         if desired < 2 and live is not None:

@@ -265,8 +265,10 @@ def _ready(
     if model.status == "False":
         return _Condition("Ready", "False", model.reason, model.message + serving)
     if model.status == "Unknown" and not ready:
-        reason = "Downloading" if model.reason == "Downloading" else "Progressing"
-        return _Condition("Ready", "False", reason, model.message)
+        fetched = model.reason == "Downloading"
+        return _Condition(
+            "Ready", "False", "Downloading" if fetched else "Progressing", model.message
+        )
     if available.status == "True":
         return _Condition("Ready", "True", "Serving", available.message)
     reason = "Progressing" if available.reason == "NoReadyReplicas" else available.reason

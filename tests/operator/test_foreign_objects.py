@@ -35,7 +35,7 @@ def child(*uids: str) -> dict[str, Any]:
 
 
 def apply_others(cluster: FakeCluster, desired: int) -> list[str]:
-    reconciler = Reconciler(cluster, Settings(serving_image="s"), None)
+    reconciler = Reconciler(cluster, Settings(serving_image="s"), None, None)
     asyncio.run(reconciler._apply_others(spec_of(), desired))
     return cluster.written
 

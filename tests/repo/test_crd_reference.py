@@ -57,10 +57,14 @@ def used() -> Iterator[tuple[tuple[str, ...], str, str | None]]:
                     [condition] = words(kind)
                     literal = status.value if isinstance(status, ast.Constant) else None
                     yield from (((condition,), word, literal) for word in words(reason))
+                elif getattr(node.func, "attr", "") == "_job_problem":
+                    yield from ((RAISED["PodProblem"], w, "False") for w in words(node.args[-1]))
                 elif name in RAISED:
                     yield from ((RAISED[name], word, "False") for word in words(node.args[0]))
             elif isinstance(node, ast.Assign) and path.name == "autoscale.py":
                 yield from assigned(node)
+            elif isinstance(node, ast.Assign) and path.name == "pods.py":
+                yield from hinted(node)
             elif isinstance(node, ast.Return) and path.name == "autoscale.py":
                 yield from ((("ScalingLimited",), word, "True") for word in words(node))
 
@@ -69,6 +73,13 @@ def assigned(node: ast.Assign) -> Iterator[tuple[tuple[str, ...], str, None]]:
     names = {n.id for target in node.targets for n in ast.walk(target) if isinstance(n, ast.Name)}
     for name in names & DECIDED.keys():
         yield from (((DECIDED[name],), word, None) for word in words(node.value))
+
+
+def hinted(node: ast.Assign) -> Iterator[tuple[tuple[str, ...], str, None]]:
+    """The reasons of the fetch container, which are the keys of a table."""
+    if isinstance(node.value, ast.Dict) and getattr(node.targets[0], "id", "") == "_FETCH_HINTS":
+        for key in node.value.keys:
+            yield from ((RAISED["PodProblem"], word, None) for word in words(key))
 
 
 def test_the_page_is_current(reference: ModuleType) -> None:
