@@ -12,7 +12,7 @@ MODEL_DIR ?= examples/demo-model
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock format check test test-all serve demo bench bench-serving train-demo-model cluster-up cluster-down e2e
+.PHONY: help setup lock format check test test-all serve demo bench bench-serving bench-autoscaling train-demo-model cluster-up cluster-down e2e
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -63,6 +63,9 @@ bench: bench-serving  ## the CPU benchmarks beside their peers
 
 bench-serving: setup  ## output tokens/s beside transformers and CTranslate2 (JSON=FILE to keep)
 	$(BIN)/python benchmarks/serving/run.py $(if $(JSON),--json $(JSON))
+
+bench-autoscaling: setup  ## the scaling formula beside HPA's and others', simulated (JSON=FILE, PLOT=FILE to keep)
+	$(BIN)/python benchmarks/operator/simulate.py $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
 
 train-demo-model: setup  ## train examples/demo-model again (about 5 minutes)
 	$(BIN)/python scripts/demo_model/train.py
