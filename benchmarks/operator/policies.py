@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from service import MAX_PODS, Policy, View
+
 from lightllm_operator.autoscale import History, decide
 from lightllm_operator.spec import AutoscalingSpec
-from service import MAX_PODS, Policy, View
 
 __all__ = ["POLICIES"]
 

@@ -15,6 +15,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol
 
 from lightllm_operator.autoscale import PodSample
@@ -157,7 +158,7 @@ class _Service:
             arrived, service = pod.queue.popleft()
             self.outcome.waits.append(self.now - arrived)
             pod.running += 1
-            self.at(self.now + service, lambda: self._finish(pod, service))
+            self.at(self.now + service, partial(self._finish, pod, service))
 
     def _finish(self, pod: _Pod, service: float) -> None:
         if pod.gone:
