@@ -19,7 +19,9 @@ from lightllm_server.status_page import Field, StatusPage
 
 __all__ = ["addresses"]
 
-_QUEUE = b"lightllm_queue_size 0.0"
+# a pod that queues is full
+_IDLE = (b"\nlightllm_queue_size 0.0\n", b"\nlightllm_batch_current_size 4.0\n")
+_FULL = (b"\nlightllm_queue_size %b\n", b"\nlightllm_batch_current_size 16.0\n")
 
 
 def addresses(count: int) -> list[str]:
@@ -54,15 +56,15 @@ class _Pod(asyncio.Protocol):
         body = self.metrics
         if path.startswith(b"/queue/"):
             self.waiting[self._address], body = path[len("/queue/") :], b""
-        elif waiting := self.waiting.get(self._address):
-            body = body.replace(_QUEUE, b"lightllm_queue_size " + waiting)
+        elif (waiting := self.waiting.get(self._address, b"0")) != b"0":
+            body = body.replace(_IDLE[0], _FULL[0] % waiting).replace(_IDLE[1], _FULL[1])
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
         self._transport.write(head % len(body) + body)
 
 
 async def serve(count: int, port: int) -> None:
     _Pod.metrics, _Pod.waiting = real_metrics(), {}
-    assert _QUEUE in _Pod.metrics, "the server's metrics have no line for an empty queue"
+    assert all(line in _Pod.metrics for line in _IDLE), "the server's metrics look different"
     loop = asyncio.get_running_loop()
     server = await loop.create_server(_Pod, addresses(count), port)
     print("ready", flush=True)

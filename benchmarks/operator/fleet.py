@@ -23,7 +23,8 @@ _AT_ONCE = 16
 
 class Fleet:
     """`report`: what a check Job's pod says. `addresses`: of the fake metric endpoints; pods get
-    them in turn, and once there are no more they are Ready without an address, and not scraped."""
+    them in turn, and once there are no more they are Ready without an address, and not scraped.
+    An async context manager."""
 
     def __init__(self, rest: Rest, report: str, addresses: list[str]) -> None:
         self._rest = rest
@@ -38,19 +39,25 @@ class Fleet:
         self.changed = asyncio.Condition()
         self._newest: dict[str, Object] = {}
         self._busy: set[str] = set()
-        self._tasks: asyncio.TaskGroup
+        # what fails in it ends the block that the fleet is used in
+        self._tasks = asyncio.TaskGroup()
+        self._watches: list[asyncio.Task[None]] = []
 
     def add_addresses(self, addresses: list[str]) -> None:
         """For pods that come from now on."""
         self._addresses += addresses
 
-    async def run(self) -> None:
-        """Until cancelled; raises what a request or a watch raised."""
-        async with asyncio.TaskGroup() as self._tasks:
-            apps = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
-            self._tasks.create_task(self._watch_jobs())
-            self._tasks.create_task(self._watch_deployments(apps))
-            self._tasks.create_task(self._watch_resources())
+    async def __aenter__(self) -> Fleet:
+        await self._tasks.__aenter__()
+        apps = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+        for watch in (self._watch_jobs(), self._watch_deployments(apps), self._watch_resources()):
+            self._watches.append(self._tasks.create_task(watch))
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        for watch in self._watches:
+            watch.cancel()
+        await self._tasks.__aexit__(*error)
 
     async def _watch_resources(self) -> None:
         async for _, body in self._rest.watch(RESOURCES):
@@ -130,7 +137,7 @@ class Fleet:
                     ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), wanted
                 ),
             }
-            if deployment.get("status", {}).items() < counts.items():
+            if not counts.items() <= deployment.get("status", {}).items():
                 path = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}/status"
                 await self._rest("PATCH", path, {"status": counts}, MERGE)
         self._busy.discard(name)

@@ -154,7 +154,8 @@ async def converge(rest: Rest, fleet: Fleet, resources: int) -> float:
 async def scale_latencies(fleet: Fleet, repetitions: int) -> list[float]:
     """Seconds from a queue that crosses its target to the watch event of the new count."""
     rng = random.Random(0)
-    names = [name_of(index) for index in range(LATENCY_RESOURCES)]
+    scraped = [name for name, pods in fleet.pods.items() if all(pods.values())]
+    names = scraped[:LATENCY_RESOURCES]
     found: list[float] = []
 
     async def measure(session: aiohttp.ClientSession, name: str) -> None:
@@ -220,8 +221,7 @@ async def measure(kubeconfig: Path, folder: Path, args: argparse.Namespace) -> d
         await install(rest)
         # the last ones are for the pods that the latency's scaling adds
         fleet = Fleet(rest, model_report(), spare[: args.endpoints])
-        running = asyncio.create_task(fleet.run())
-        stack.callback(running.cancel)
+        await stack.enter_async_context(fleet)
         log = folder / "operator.log"
         operator = await stack.enter_async_context(operator_process.running(kubeconfig, IMAGE, log))
         await asyncio.sleep(5.0)
@@ -247,8 +247,6 @@ async def measure(kubeconfig: Path, folder: Path, args: argparse.Namespace) -> d
         result["scale_written_max_s"] = max(latencies)
         result["rss_mb"] = operator.peak_rss / 1e6
         load.append(os.getloadavg()[0])
-        if running.done():
-            running.result()
         faults = log.read_text().count("Traceback")
     return {
         "resources": args.resources,
@@ -298,7 +296,7 @@ def main() -> None:
     parser.add_argument("--resources", type=int, default=1000)
     parser.add_argument("--endpoints", type=int, default=500)
     parser.add_argument("--repetitions", type=int, default=50)
-    parser.add_argument("--keep", type=Path, help="keep the logs in this folder")
+    parser.add_argument("--keep", type=Path, help="keep the logs, in this new folder")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
     import api_server  # lies beside the tests
@@ -306,7 +304,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         stack.enter_context(metric_endpoints(args.endpoints + LATENCY_RESOURCES))
         folder = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=args.keep is None)
         kubeconfig = stack.enter_context(api_server.running(folder))
         result = asyncio.run(measure(kubeconfig, folder, args))
     print_result(result)
