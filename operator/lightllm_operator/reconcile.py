@@ -106,7 +106,7 @@ class Reconciler:
             problem = f"deployment {spec.name} exists and is not this resource's; rename one"
             refused = RefusedError("NameTaken", problem)
             return Observation(spec=spec, desired=0, refused=refused), _RECHECK_S
-        pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name))
+        pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name), cached=True)
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
         model, report, problem_of_check = await self._model(spec, deployment)
@@ -156,7 +156,7 @@ class Reconciler:
             await cluster.apply(manifests.check_job(spec, self._settings))
             return None, "", None
         labels = {**child_labels(spec.name, CHECK), "batch.kubernetes.io/job-name": name}
-        pods = await cluster.list("v1", "Pod", namespace, labels)
+        pods = await cluster.list("v1", "Pod", namespace, labels, cached=True)
         for pod in pods:
             if text := _termination_message(pod):
                 try:
@@ -269,7 +269,7 @@ class Reconciler:
         if spec.gpu.product is not None:
             labels["nvidia.com/gpu.product"] = spec.gpu.product
         try:
-            nodes = await self._cluster.list("v1", "Node", None, labels)
+            nodes = await self._cluster.list("v1", "Node", None, labels, cached=True)
         except ApiError as error:
             if error.status == 403:
                 return None
