@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 from collections.abc import Mapping
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
 from lightllm_operator.autoscale import PodSample
 from lightllm_operator.names import METRICS_PORT
@@ -26,6 +27,8 @@ _NEEDED = {
     "lightllm_request_service_duration_sum": "service_seconds_total",
     "lightllm_request_service_duration_count": "service_count_total",
 }
+# a page has several hundred lines, nearly all of them histograms' buckets: only these are looked at
+_LINE = re.compile(rf"^({'|'.join(_NEEDED)})(?:{{[^}}\n]*}})? (\S+)", re.MULTILINE)
 
 
 class Scraper:
@@ -61,13 +64,11 @@ class Scraper:
 
 def _sample(pod: str, text: str) -> PodSample:
     """Raises ValueError where a metric is missing or no number."""
-    values: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name in _NEEDED:
-                values[_NEEDED[sample.name]] = float(sample.value)
+    values = {_NEEDED[name]: float(value) for name, value in _LINE.findall(text)}
     if len(values) < len(_NEEDED):
         raise ValueError(f"missing metrics: {sorted(set(_NEEDED.values()) - values.keys())}")
+    if not all(map(math.isfinite, values.values())):
+        raise ValueError(f"metrics that are no numbers: {values}")
     return PodSample(
         pod=pod,
         waiting=int(values["waiting"]),
