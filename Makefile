@@ -12,7 +12,7 @@ MODEL_DIR ?= examples/demo-model
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock format check test test-all serve demo bench bench-serving bench-autoscaling train-demo-model cluster-up cluster-down e2e
+.PHONY: help setup lock format check test test-all serve demo bench bench-serving bench-autoscaling bench-operator train-demo-model cluster-up cluster-down e2e
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -66,6 +66,9 @@ bench-serving: setup  ## output tokens/s beside transformers and CTranslate2 (JS
 
 bench-autoscaling: setup  ## the scaling formula beside HPA's and others', simulated (JSON=FILE, PLOT=FILE to keep)
 	$(BIN)/python benchmarks/operator/simulate.py $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
+
+bench-operator: setup  ## the operator with 1000 resources on a real API server (JSON=FILE to keep)
+	$(BIN)/python benchmarks/operator/scale.py $(if $(JSON),--json $(JSON))
 
 train-demo-model: setup  ## train examples/demo-model again (about 5 minutes)
 	$(BIN)/python scripts/demo_model/train.py
