@@ -37,7 +37,7 @@ __all__ = ["register"]
 
 logger = logging.getLogger(__name__)
 
-_WORKERS = 8
+_WORKERS = 32
 _OURS = {MANAGED_BY: FIELD_MANAGER}
 
 

@@ -6,6 +6,7 @@ it does the same thing, which is nothing where nothing is to be done.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -300,9 +301,10 @@ class Reconciler:
             "status": status,
         }
         await self._cluster.apply(manifest, manager=STATUS_MANAGER, subresource="status")
-        for kind, reason, message in transitions(before, status):
+        notes = transitions(before, status)
+        for _, reason, message in notes:
             logger.info("%s/%s: %s: %s", spec.namespace, spec.name, reason, message)
-            await self._event(owner, kind, reason, message, now)
+        await asyncio.gather(*(self._event(owner, *note, now) for note in notes))
 
     async def _tell_refused(self, owner: Object, error: SpecError) -> None:
         """The spec cannot even be read: only its condition changes."""
