@@ -13,7 +13,8 @@ PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving
-.PHONY: docs install-yaml train-demo-model cluster-up cluster-down e2e
+.PHONY: docs install-yaml train-demo-model bench-autoscaling bench-operator
+.PHONY: cluster-up cluster-down e2e
 
 help:  ## show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -76,6 +77,12 @@ docs: setup  ## docs/crd.md and the chart's copy of the CRD, from crds/
 
 install-yaml: docs  ## deploy/install.yaml, from the chart (needs helm, or Go to build it)
 	$(BIN)/python scripts/install_yaml.py
+
+bench-autoscaling: setup  ## the scaling formula beside HPA's and others', simulated (JSON=FILE, PLOT=FILE to keep)
+	$(BIN)/python benchmarks/operator/simulate.py $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
+
+bench-operator: setup  ## the operator with 1000 resources on a real API server (JSON=FILE to keep)
+	$(BIN)/python benchmarks/operator/scale.py $(if $(JSON),--json $(JSON))
 
 train-demo-model: setup  ## train examples/demo-model again (about 5 minutes)
 	$(BIN)/python scripts/demo_model/train.py

@@ -6,7 +6,9 @@ missing samples never count as an empty queue.
     lam  arrivals per second, S  seconds of service per request without its queue time
     B    requests that one pod runs at once, q  waiting, r  running, T  target, N  pods now
     up   = ceil((lam·S + q·S/H) / 0.9 B)   if q/N > T(1+tol)
+    up   = N+1 at least, then, if no pod loads and none has room
     up   = ceil((q + r) / (B + T))   while lam or S is unknown
+    up   = N+1   if the KV caches are full and lam·S > 0.9 B·N: before a queue forms
     down = ceil((q + r + missing·(B+T)) / 0.8 B)   if q/N < T(1-tol)
 """
 
@@ -110,6 +112,11 @@ class History:
         count = sum(flow[3] for flow in self.flows)
         return sum(flow[2] for flow in self.flows) / count if count else None
 
+    def busy(self, now: float) -> float | None:
+        """Requests that would run at once without a queue; None before that can be known."""
+        rate, seconds = self.arrival_rate(now), self.service_seconds()
+        return None if rate is None or seconds is None else rate * seconds
+
     def capacity(self, samples: Sequence[PodSample]) -> float:
         """Requests that one pod runs at once, at least 1."""
         if self.full:
@@ -149,7 +156,8 @@ def decide(
     wanted, reason = replicas, f"{waiting} requests wait, within the target of {target} per pod"
     if depth > target * (1 + tolerance) and (not num_starting or waiting > 2 * target * replicas):
         wanted = max(replicas, _up(waiting, running, capacity, target, history, now))
-        if not num_starting:
+        # a pod with room takes what arrives, and a queue stays where it is: one more would not help
+        if not num_starting and running >= _BUSY_UP * capacity * len(samples):
             wanted = max(wanted, replicas + 1)
         reason = f"{waiting} requests wait for {replicas} pods, more than {target} each"
     elif depth < target * (1 - tolerance):
@@ -158,7 +166,9 @@ def decide(
         reason = f"{waiting} requests wait and {running} run, {wanted} pods are enough"
     usage = sum(sample.kv_usage for sample in samples) / len(samples)
     if usage > _FULL_KV and not num_starting and wanted <= replicas:
-        wanted, reason = replicas + 1, f"the KV caches are {usage:.0%} full"
+        busy = history.busy(now)
+        if busy is None or busy > _BUSY_UP * capacity * replicas:
+            wanted, reason = replicas + 1, f"the KV caches are {usage:.0%} full"
     bounded = min(max(wanted, low), high)
     history.wanted.append((now, bounded))
     given, limited = _smooth(spec, bounded, replicas, history, now)
@@ -185,11 +195,11 @@ def decide(
 def _up(
     waiting: int, running: int, capacity: float, target: int, history: History, now: float
 ) -> int:
-    rate, seconds = history.arrival_rate(now), history.service_seconds()
-    if rate is None or seconds is None:
+    busy, seconds = history.busy(now), history.service_seconds()
+    if busy is None or seconds is None:
         return math.ceil((waiting + running) / (capacity + target))
-    busy = rate * seconds + waiting * seconds / _DRAIN_HORIZON_S
-    return math.ceil(busy / (_BUSY_UP * capacity))
+    drained = waiting * seconds / _DRAIN_HORIZON_S
+    return math.ceil((busy + drained) / (_BUSY_UP * capacity))
 
 
 def _smooth(

@@ -21,7 +21,7 @@ __all__ = ["Leader"]
 
 logger = logging.getLogger(__name__)
 
-_WORKERS = 8
+_WORKERS = 32
 
 
 class Leader:

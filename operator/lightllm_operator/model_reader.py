@@ -132,7 +132,7 @@ class ModelReader:
 
     async def _pods_of(self, spec: DeploymentSpec, component: str, job: str) -> list[Object]:
         labels = {**child_labels(spec.name, component), "batch.kubernetes.io/job-name": job}
-        return await self._cluster.list("v1", "Pod", spec.namespace, labels)
+        return await self._cluster.list("v1", "Pod", spec.namespace, labels, cached=True)
 
     async def _apply_claim(self, spec: DeploymentSpec) -> None:
         wanted = cache.cache_claim(spec)

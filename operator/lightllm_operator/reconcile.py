@@ -6,6 +6,7 @@ it does the same thing, which is nothing where nothing is to be done.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -109,7 +110,7 @@ class Reconciler:
             problem = f"deployment {spec.name} exists and is not this resource's; rename one"
             refused = RefusedError("NameTaken", problem)
             return Observation(spec=spec, desired=0, refused=refused), _RECHECK_S
-        pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name))
+        pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name), cached=True)
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
         kept = _unedited_pin(deployment, spec)
@@ -251,7 +252,7 @@ class Reconciler:
         if spec.gpu.product is not None:
             labels["nvidia.com/gpu.product"] = spec.gpu.product
         try:
-            nodes = await self._cluster.list("v1", "Node", None, labels)
+            nodes = await self._cluster.list("v1", "Node", None, labels, cached=True)
         except ApiError as error:
             if error.status == 403:
                 return None
@@ -282,9 +283,10 @@ class Reconciler:
             "status": status,
         }
         await self._cluster.apply(manifest, manager=STATUS_MANAGER, subresource="status")
-        for kind, reason, message in transitions(before, status):
+        notes = transitions(before, status)
+        for _, reason, message in notes:
             logger.info("%s/%s: %s: %s", spec.namespace, spec.name, reason, message)
-            await self._event(owner, kind, reason, message, now)
+        await asyncio.gather(*(self._event(owner, *note, now) for note in notes))
 
     async def _tell_refused(self, owner: Object, error: SpecError) -> None:
         """The spec cannot even be read: only its condition changes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,27 @@ def test_a_flow_that_is_known_counts_by_littles_law():
     flow = {"accepted_total": 120, "service_count_total": 60, "service_seconds_total": 200}
     second = sample_of(**busy, **flow)
     assert decide_once(autoscaling(), [second], 2, history).replicas == 3
+
+
+def history_of_flow(rate: float, seconds: float, *samples) -> History:
+    """Ten seconds, until 1000 s, in which `rate` requests/s came and ended after `seconds` each."""
+    history = History(started=0.0)
+    history.take(samples, 990.0)
+    count = 10 * rate
+    flow = {"accepted_total": count, "service_count_total": count}
+    flown = replace(samples[0], **flow, service_seconds_total=count * seconds)
+    history.take([flown, *samples[1:]], 1000.0)
+    return history
+
+
+def test_a_queue_beside_a_pod_with_room_adds_none():
+    old = sample_of("p0", waiting=40, running=16)
+    # 0.2 requests/s of 20 s: 4 busy, 2.7 more to drain the queue; one pod's 14.4 would do
+    for running, replicas in ((4, 2), (16, 3)):
+        new = sample_of("p1", running=running)
+        history = history_of_flow(0.2, 20, old, new)
+        decision = decide_once(autoscaling(), [old, new], 2, history, now=1000.1)
+        assert decision.replicas == replicas, running
 
 
 def test_within_the_tolerance_nothing_changes():
@@ -108,6 +131,14 @@ def test_no_more_pods_are_asked_for_than_gpus_exist():
 
 def test_a_full_kv_cache_adds_a_pod_before_a_queue_forms():
     assert decide_once(autoscaling(), [sample_of(running=4, kv_usage=0.95)], 1).replicas == 2
+
+
+def test_full_kv_caches_add_no_pod_that_the_flow_does_not_need():
+    # 6 run at 95 %: a pod holds 6.3, and 2 pods of them 11.4 at 90 %
+    pods = [sample_of("p0", running=6, kv_usage=0.95), sample_of("p1", running=6, kv_usage=0.95)]
+    for rate, replicas in ((0.5, 2), (0.6, 3)):
+        history = history_of_flow(rate, 20, *pods)
+        assert decide_once(autoscaling(), pods, 2, history, now=1000.1).replicas == replicas, rate
 
 
 @pytest.mark.parametrize(("replicas", "given"), [(1, 3), (9, 5)])

@@ -44,7 +44,7 @@ class MemoryCluster:
     async def get(self, _version, kind, _namespace, name):
         return self.objects.get((kind, name))
 
-    async def list(self, _version, _kind, _namespace, labels):
+    async def list(self, _version, _kind, _namespace, labels, *, cached=False):
         return [pod for pod in self.pods if labels.items() <= pod["metadata"]["labels"].items()]
 
     async def apply(self, manifest):

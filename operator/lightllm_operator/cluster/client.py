@@ -82,13 +82,19 @@ class Cluster:
         labels: Mapping[str, str] | None = None,
         *,
         metadata_only: bool = False,
+        cached: bool = False,
     ) -> tuple[list[Object], str]:
-        """All objects with these labels, and the resourceVersion at which they were so."""
+        """All objects with these labels, and the resourceVersion at which they were so. cached: as
+        the API server's watch cache has them, which costs it little and may be a moment old; else
+        it reads every object of the namespace."""
         selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        query = {"labelSelector": selector} if selector else {}
+        if cached:
+            query["resourceVersion"] = "0"
         found = await self.request(
             "GET",
             path_of(api_version, kind, namespace),
-            query={"labelSelector": selector} if selector else {},
+            query=query,
             accept=_METADATA_ONLY if metadata_only else "application/json",
         )
         # null, where metadata of none is listed
@@ -100,9 +106,11 @@ class Cluster:
         kind: str,
         namespace: str | None,
         labels: Mapping[str, str] | None = None,
+        *,
+        cached: bool = False,
     ) -> list[Object]:
-        """All objects with these labels."""
-        items, _ = await self.list_with_version(api_version, kind, namespace, labels)
+        """All objects with these labels; see `list_with_version`."""
+        items, _ = await self.list_with_version(api_version, kind, namespace, labels, cached=cached)
         return items
 
     async def apply(

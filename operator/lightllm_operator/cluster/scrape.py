@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
 from lightllm_operator import metrics
 from lightllm_operator.autoscale import PodSample
@@ -30,6 +30,8 @@ _NEEDED = {
     "lightllm_request_service_duration_sum": "service_seconds_total",
     "lightllm_request_service_duration_count": "service_count_total",
 }
+# a page has several hundred lines, nearly all of them histograms' buckets: only these are looked at
+_LINE = re.compile(rf"^({'|'.join(_NEEDED)})(?:{{[^}}\n]*}})? (\S+)", re.MULTILINE)
 
 
 class Scraper:
@@ -77,12 +79,11 @@ def _sample(pod: str, text: str) -> PodSample:
     """Raises ValueError where a metric is missing or no number that it could be: a pod may run any
     image, and what it says must not end the round for the others."""
     values: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name in _NEEDED:
-                if not 0 <= sample.value < _MOST:
-                    raise ValueError(f"{sample.name}: {sample.value}")
-                values[_NEEDED[sample.name]] = float(sample.value)
+    for name, text_of in _LINE.findall(text):
+        value = float(text_of)
+        if not 0 <= value < _MOST:
+            raise ValueError(f"{name}: {value}")
+        values[_NEEDED[name]] = value
     if len(values) < len(_NEEDED):
         raise ValueError(f"missing metrics: {sorted(set(_NEEDED.values()) - values.keys())}")
     return PodSample(
