@@ -60,7 +60,8 @@ class NoPods:
 
 
 def resource(name):
-    metadata = {"namespace": "team", "name": name, "resourceVersion": "1", "uid": name}
+    metadata = {"namespace": "team", "name": name, "uid": name, "generation": 1}
+    metadata["resourceVersion"] = "1"
     return {"metadata": metadata, "spec": {"model": {"uri": "file:///model"}}}
 
 
