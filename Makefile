@@ -49,11 +49,12 @@ check: setup  ## format, lint, types, layers, unit tests: minutes, no cluster
 	$(BIN)/lint-imports
 	$(UNIT) -m "not slow and not whole and not e2e and not gpu"
 
-test: check  ## everything that CI runs: `check`, then the tests with real processes
+test: check  ## everything that CI runs: `check`, the tests with real processes, and those on the cluster (root)
 	$(BIN)/python -m pytest -q -m "slow and not whole and not e2e and not gpu" --fault-table
+	$(BIN)/python -m pytest -q -m "e2e and not whole" tests/e2e
 
 test-all: test  ## `test` and the whole matrices
-	$(BIN)/python -m pytest -q -m "whole and not e2e and not gpu"
+	$(BIN)/python -m pytest -q -m "whole and not gpu"
 
 serve: setup  ## run the server on the demo model (MODEL_DIR=…, PORT=…)
 	$(BIN)/lightllm-server --model-dir $(MODEL_DIR) --port $(PORT)

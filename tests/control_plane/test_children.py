@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from crd_cases import CONTAINERS, PATTERNS, RULES, spec
+from crd_cases import CONTAINERS, PATTERNS, RULES, beside, spec
 from crd_schema import resources
-from lightllm_operator import manifests
+from lightllm_operator import cache, manifests
 from lightllm_operator.facts import Pinned
+from lightllm_operator.model_files import is_cached
 from lightllm_operator.settings import Settings
 from lightllm_operator.spec import DeploymentSpec, parse
 from rest import Rest
@@ -33,6 +34,7 @@ PATHS = {
     "Deployment": "/apis/apps/v1/namespaces/default/deployments",
     "Job": "/apis/batch/v1/namespaces/default/jobs",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
+    "PersistentVolumeClaim": "/api/v1/namespaces/default/persistentvolumeclaims",
     "Service": "/api/v1/namespaces/default/services",
 }
 
@@ -49,7 +51,7 @@ def accepted() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def with_value(path: str, value: str) -> dict[str, Any]:
     """A resource with that value, e.g. at `spec.env[].name`."""
-    body = spec()
+    body = spec(**beside(path))
     parent, *keys = path.split(".")
     node: Any = body[parent]
     for key in keys:
@@ -71,6 +73,10 @@ def with_value(path: str, value: str) -> dict[str, Any]:
 
 def children(parsed: DeploymentSpec) -> Iterator[dict[str, Any]]:
     yield manifests.check_job(parsed, SETTINGS)
+    if is_cached(parsed):
+        yield cache.fetch_job(parsed, SETTINGS)
+    if (claim := cache.cache_claim(parsed)) is not None:
+        yield claim
     yield manifests.service(parsed)
     yield manifests.disruption_budget(parsed)
     for any_ready, surge_blocked in ((True, False), (True, True), (False, False)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crd_cases import spec
+from crd_cases import HUB, spec
 from crd_schema import resources, version
 from rest import Rest
 
@@ -72,7 +72,13 @@ def test_absent_fields_get_their_defaults(rest: Rest, path: str) -> None:
 
 
 def test_every_default_of_the_schema_is_seen(rest: Rest, path: str) -> None:
-    made = create(rest, path, autoscaling={"maxReplicas": 3})
+    made = create(
+        rest,
+        path,
+        model={"uri": HUB, "tokenSecretRef": {"name": "a"}},
+        cache={"size": "1Gi"},
+        autoscaling={"maxReplicas": 3},
+    )
 
     def defaults(schema: dict[str, Any], at: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
         for name, child in schema.get("properties", {}).items():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crd_cases import BESIDE, CONTAINERS, PATTERNS, RULES, STRETCHED, named, spec
+from crd_cases import CONTAINERS, PATTERNS, RULES, STRETCHED, beside, named, spec
 from crd_schema import Node, nodes, resources
 from rest import Answer, Rest
 
@@ -50,7 +50,7 @@ def submit(rest: Rest, body: dict[str, Any]) -> Answer:
 def with_value(path: str, value: Any) -> dict[str, Any]:
     """A resource that has this value there and is valid otherwise."""
     node = BY_PATH[path]
-    body = {**spec(), "spec": deepcopy({**CONTAINERS["spec"], **BESIDE.get(path, {})})}
+    body = {**spec(), "spec": deepcopy({**CONTAINERS["spec"], **beside(path)})}
     place(body, node.keys, value)
     return body
 
@@ -103,8 +103,9 @@ def at_and_beyond(node: Node, bound: str) -> tuple[Any, Any, str]:
 
 
 def stretched(path: str, length: int) -> str:
-    start, filler = STRETCHED.get(path, ("", "a"))
-    return start[:length] + filler * max(0, length - len(start))
+    start, filler, *end = STRETCHED.get(path, ("", "a"))
+    ending = "".join(end)
+    return start[:length] + filler * max(0, length - len(start + ending)) + ending
 
 
 def sample(path: str) -> Any:

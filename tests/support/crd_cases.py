@@ -6,14 +6,16 @@ fails `tests/control_plane/test_crd_schema.py`.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BESIDE", "CONTAINERS", "PATTERNS", "RULES", "STRETCHED", "Rule", "named", "spec"]
+__all__ = ["CONTAINERS", "HUB", "PATTERNS", "RULES", "STRETCHED", "Rule", "beside", "named", "spec"]
 
 Body = dict[str, Any]
 
 MODEL = {"uri": "file:///models/demo-model"}
+HUB, S3 = "hf://org/name", "s3://bucket/a/b"
 
 
 def spec(**fields: Any) -> Body:
@@ -39,6 +41,14 @@ class Rule:
     before: Body | None = None
 
 
+def _model(uri: str, **fields: Any) -> Body:
+    return spec(model={"uri": uri, **fields})
+
+
+def _cached(**fields: Any) -> Body:
+    return spec(model={"uri": HUB}, cache=fields)
+
+
 def _rollout(**fields: Any) -> Body:
     return spec(rollout=fields)
 
@@ -59,6 +69,24 @@ RULES: dict[str, dict[str, Rule]] = {
         ),
     },
     "spec": {
+        "cache is for hf:// and s3://, other models are not fetched": Rule(
+            accepted=(_cached(size="1Gi"),), refused=(spec(cache={"size": "1Gi"}),)
+        ),
+        "cache.size cannot become cache.claimName; remove cache first": Rule(
+            before=_cached(size="1Gi"),
+            accepted=(_cached(size="1Gi"), _model(HUB)),
+            refused=(_cached(claimName="a"),),
+        ),
+        "of a cache only size may change, and only grow": Rule(
+            before=_cached(size="2Gi", storageClassName="a"),
+            accepted=(_cached(size="3Gi", storageClassName="a"),),
+            refused=(
+                _cached(size="1Gi", storageClassName="a"),
+                _cached(size="2Gi", storageClassName="b"),
+                _cached(size="2Gi"),
+                _cached(size="2Gi", storageClassName="a", accessMode="ReadWriteOnce"),
+            ),
+        ),
         "set replicas or autoscaling, not both": Rule(
             accepted=(spec(replicas=2), spec(autoscaling={"maxReplicas": 2}), spec()),
             refused=(spec(replicas=2, autoscaling={"maxReplicas": 2}),),
@@ -87,14 +115,38 @@ RULES: dict[str, dict[str, Rule]] = {
         ),
     },
     "spec.model": {
-        "uri must be pvc://claim/path or file:///path": Rule(
-            accepted=(spec(model={"uri": "pvc://claim/a/b"}), spec(model={"uri": "file:///a"})),
-            refused=(
-                spec(model={"uri": "http://host/a"}),
-                spec(model={"uri": "/models/a"}),
-                spec(model={"uri": "file:///a b"}),
-                spec(model={"uri": "pvc://"}),
-            ),
+        "uri must be hf://org/name, s3://bucket/prefix, pvc://claim/path or file:///path": Rule(
+            accepted=tuple(map(_model, (HUB, S3, "pvc://claim/a/b", "file:///a"))),
+            refused=tuple(map(_model, ("http://host/a", "/models/a", "file:///a b", "pvc://"))),
+        ),
+        "a uri of the hub must be hf://org/name": Rule(
+            accepted=(_model("hf://org/name-1.0_a"), _model("hf://name")),
+            refused=(_model("hf://org/name/more"), _model("hf://org/na+me"), _model("hf:///name")),
+        ),
+        "revision is for hf:// only": Rule(
+            accepted=(_model(HUB, revision="v1"),), refused=(_model(S3, revision="v1"),)
+        ),
+        "tokenSecretRef is for hf:// only": Rule(
+            accepted=(_model(HUB, tokenSecretRef={"name": "a"}),),
+            refused=(_model(S3, tokenSecretRef={"name": "a"}),),
+        ),
+        "credentialsSecretRef is for s3:// only": Rule(
+            accepted=(_model(S3, credentialsSecretRef={"name": "a"}),),
+            refused=(_model(HUB, credentialsSecretRef={"name": "a"}),),
+        ),
+        "endpoint is for hf:// and s3:// only": Rule(
+            accepted=(_model(HUB, endpoint="http://a"), _model(S3, endpoint="https://a:1/b")),
+            refused=(_model("pvc://a/b", endpoint="http://a"),),
+        ),
+    },
+    "spec.cache": {
+        "set cache.claimName or cache.size, and not both": Rule(
+            accepted=(_cached(size="1Gi"), _cached(claimName="a")),
+            refused=(_cached(), _cached(size="1Gi", claimName="a")),
+        ),
+        "cache.storageClassName is for a claim that cache.size makes": Rule(
+            accepted=(_cached(size="1Gi", storageClassName="a"),),
+            refused=(_cached(claimName="a", storageClassName="a"),),
         ),
     },
     "spec.autoscaling": {
@@ -180,6 +232,14 @@ _LABEL_VALUES = (("a", "A-b_c.9", ""), ("-a", "a-", "a b", "a/b"))
 _SUBDOMAINS = (("a", "my-secret.v1", "9"), ("A", "-a", "a-", "a_b", "a/b"))
 # by the node's path: values that match, values that do not
 PATTERNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "spec.model.revision": (("main", "refs/pr/1"), ("a b", " ")),
+    "spec.model.endpoint": (("http://a", "https://a:1/b"), ("a", "ftp://a", "http://a b")),
+    "spec.model.tokenSecretRef.name": _SUBDOMAINS,
+    "spec.model.tokenSecretRef.key": (("token", "a_B.1-c"), ("a/b", "a b")),
+    "spec.model.credentialsSecretRef.name": _SUBDOMAINS,
+    "spec.cache.claimName": _SUBDOMAINS,
+    "spec.cache.storageClassName": _SUBDOMAINS,
+    "spec.cache.size": (("1Gi", "100G", "2Ti"), ("0Gi", "1", "1.5Gi", "1Ki", "Gi")),
     "spec.gpu.resourceName": (
         ("nvidia.com/gpu", "nvidia.com/mig-1g.5gb", "a/B_c"),
         ("cpu", "gpu", "/gpu", "nvidia.com/", "Nvidia.com/gpu", "a/b/c"),
@@ -208,6 +268,9 @@ PATTERNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 CONTAINERS: dict[str, Any] = {
     "spec": {"model": MODEL},
     "spec.model": MODEL,
+    "spec.model.tokenSecretRef": {"name": "a"},
+    "spec.model.credentialsSecretRef": {"name": "a"},
+    "spec.cache": {"size": "1Gi"},
     "spec.autoscaling": {"maxReplicas": 1000},
     "spec.apiKeySecretRef": {"name": "a", "key": "a"},
     "spec.env[]": {"name": "A"},
@@ -227,14 +290,32 @@ CONTAINERS: dict[str, Any] = {
     },
 }
 
-# further fields of the spec that a node's bounds need
+# further fields of the spec that a node's bounds, and those of what is below it, need
 BESIDE: dict[str, Body] = {
     "spec.tensorParallelSize": {"gpu": {"count": 16}},
+    "spec.model.revision": {"model": {"uri": HUB}},
+    "spec.model.endpoint": {"model": {"uri": HUB}},
+    "spec.model.tokenSecretRef": {"model": {"uri": HUB}},
+    "spec.model.credentialsSecretRef": {"model": {"uri": S3}},
+    "spec.cache": {"model": {"uri": HUB}},
+    "spec.cache.claimName": {"model": {"uri": HUB}, "cache": {}},
 }
 
-# how a long valid string begins, and what fills it; else it is all "a"
-STRETCHED: dict[str, tuple[str, str]] = {
+
+def beside(path: str) -> Body:
+    """What the node at this path needs beside it."""
+    found: Body = {}
+    for known, fields in BESIDE.items():
+        if f"{path}.".startswith(f"{known}."):
+            found |= deepcopy(fields)
+    return found
+
+
+# how a long valid string begins, what fills it, and how it ends; else it is all "a"
+STRETCHED: dict[str, tuple[str, ...]] = {
     "spec.model.uri": ("file:///", "a"),
+    "spec.model.endpoint": ("http://", "a"),
+    "spec.cache.size": ("", "1", "Gi"),
     "spec.gpu.resourceName": ("a/", "a"),
     "spec.rollout.maxSurge": ("100%", "a"),
     "spec.rollout.maxUnavailable": ("100%", "a"),
