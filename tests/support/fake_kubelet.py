@@ -6,6 +6,7 @@ where `FakeMetrics` answers for them.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,10 @@ from rest import Rest
 
 __all__ = ["ADDRESSES", "FakeKubelet", "FakeMetrics", "Queue"]
 
-ADDRESSES = tuple(f"127.77.0.{number}" for number in range(1, 9))
+# of this process alone, since the port is the same for all
+ADDRESSES = tuple(
+    f"127.{64 + os.getpid() // 250 % 128}.{os.getpid() % 250}.{number}" for number in range(1, 9)
+)
 _METRICS_PORT = 8001
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
