@@ -110,6 +110,18 @@ def test_a_full_kv_cache_adds_a_pod_before_a_queue_forms():
     assert decide_once(autoscaling(), [sample_of(running=4, kv_usage=0.95)], 1).replicas == 2
 
 
+def test_a_count_that_is_not_written_yet_uses_up_no_rate():
+    spec = autoscaling(scaleUp={"maxPods": 4, "periodSeconds": 60})
+    history = History(started=0.0)
+    busy = [sample_of(waiting=400, running=16)]
+    for now in (1000.0, 1005.0, 1010.0):
+        assert decide_once(spec, busy, 1, history, now=now).replicas == 5
+    # seen at 5 now: the four pods count until the period is over
+    assert decide_once(spec, busy, 5, history, now=1015.0).replicas == 6
+    assert decide_once(spec, busy, 6, history, now=1020.0).limited == "RateLimited"
+    assert decide_once(spec, busy, 6, history, now=1081.0).replicas == 10
+
+
 @pytest.mark.parametrize(("replicas", "given"), [(1, 3), (9, 5)])
 def test_edited_bounds_hold_at_once(replicas, given):
     spec = autoscaling(minReplicas=3, maxReplicas=5)
