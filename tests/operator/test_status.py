@@ -193,3 +193,12 @@ def test_events_mirror_transitions_and_nothing_else():
     reasons = [(kind, reason) for kind, reason, _ in transitions(before, after)]
     assert reasons == [("Normal", "Serving"), ("Normal", "MinimumReplicasAvailable")]
     assert transitions(after, after) == []
+
+
+def test_the_time_of_the_last_scaling_outlives_the_operator_that_did_it():
+    spec = spec_of(autoscaling={"maxReplicas": 3})
+    known = observation(spec=spec, decision=Decision(replicas=1), last_scale_time=NOW)
+    restarted = observation(spec=spec, decision=Decision(replicas=1))
+    before = summarise(known, {}, NOW)
+    assert summarise(restarted, before, LATER)["autoscaling"]["lastScaleTime"] == NOW
+    assert "lastScaleTime" not in summarise(restarted, {}, NOW)["autoscaling"]
