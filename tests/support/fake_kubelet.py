@@ -35,6 +35,13 @@ class Queue:
     running: int = 0
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A scrape that an operator did not live to read."""
+
+
 class FakeMetrics:
     """What the pods' routers report, by address; `queues` may be set at any time."""
 
@@ -60,8 +67,7 @@ class FakeMetrics:
 
         with ExitStack() as stack:
             for address in ADDRESSES:
-                server = ThreadingHTTPServer((address, _METRICS_PORT), Handler)
-                server.daemon_threads = True
+                server = _Server((address, _METRICS_PORT), Handler)
                 stack.callback(server.server_close)
                 stack.callback(server.shutdown)
                 threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
