@@ -74,8 +74,9 @@ class History:
     started: float
     # (time, wanted): for the stabilisation windows
     wanted: deque[tuple[float, int]] = field(default_factory=deque)
-    # (time, change of the count)
+    # (time, change of the count) as it was seen to happen: what is decided may come later or never
     changes: deque[tuple[float, int]] = field(default_factory=deque)
+    replicas: int | None = None
     # (time, arrivals, seconds of service, services ended) since the scrape before
     flows: deque[tuple[float, float, float, float]] = field(default_factory=deque)
     # (time, running) of pods that had a queue: they are full
@@ -148,6 +149,9 @@ def decide(
             replicas=min(max(replicas, low), high), held=held, reason="no pod reported its queue"
         )
     history.take(samples, now)
+    if history.replicas is not None and history.replicas != replicas:
+        history.changes.append((now, replicas - history.replicas))
+    history.replicas = replicas
     waiting = sum(sample.waiting for sample in samples)
     running = sum(sample.running for sample in samples)
     capacity = history.capacity(samples)
@@ -179,8 +183,6 @@ def decide(
     held = ""
     if bounded < replicas and now - history.started < spec.scale_down.stabilization_window_seconds:
         held = "StartupHold"
-    if given != replicas:
-        history.changes.append((now, given - replicas))
     return Decision(
         replicas=given,
         waiting=waiting,

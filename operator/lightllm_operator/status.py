@@ -80,7 +80,7 @@ def summarise(seen: Observation, before: Object, now: str) -> dict[str, Any]:
             "kvBytesPerToken": seen.model.kv_bytes_per_token,
         }
     if spec.autoscaling is not None and seen.decision is not None:
-        status["autoscaling"] = _autoscaling(seen)
+        status["autoscaling"] = _autoscaling(seen, before)
     conditions = _conditions(seen)
     status["conditions"] = [_dated(c, spec.generation, before, now) for c in conditions]
     return status
@@ -109,7 +109,7 @@ def _url(spec: DeploymentSpec) -> str:
     return f"http://{spec.name}.{spec.namespace}.svc{port}"
 
 
-def _autoscaling(seen: Observation) -> dict[str, Any]:
+def _autoscaling(seen: Observation, before: Object) -> dict[str, Any]:
     decision = seen.decision
     assert decision is not None, "called without a decision"
     values = {
@@ -118,8 +118,10 @@ def _autoscaling(seen: Observation) -> dict[str, Any]:
         "capacity": f"{decision.capacity:.1f}",
         "lastReason": decision.reason,
     }
-    if seen.last_scale_time is not None:
-        values["lastScaleTime"] = seen.last_scale_time
+    # of an earlier operator, if this one has not scaled yet
+    time = seen.last_scale_time or before.get("autoscaling", {}).get("lastScaleTime")
+    if time is not None:
+        values["lastScaleTime"] = time
     return values
 
 

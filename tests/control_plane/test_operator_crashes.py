@@ -5,11 +5,14 @@ Real API server and controllers, real operator processes; the test plays the kub
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 
 import crash_proxy
 from crash_runs import CrashRuns, Scenario, State
 from fake_kubelet import FakeMetrics, Queue
+from real_operator import changed_copy
 from rest import Rest
 
 SPEC = {"model": {"uri": "file:///models/demo-model"}}
@@ -83,16 +86,35 @@ SCENARIOS = {
 }
 
 
+# as if the children beside the Deployment were made on an event, not by what is there
+EDGE_TRIGGERED = {
+    "reconcile.py": {
+        "if refused_error is None and pinned is not None:": (
+            "if refused_error is None and pinned is not None and deployment is None:"
+        )
+    }
+}
+
+
 @pytest.fixture(scope="module")
-def runs(control_plane, report, tmp_path_factory):
+def start(control_plane, report, tmp_path_factory):
+    """Makes `CrashRuns` whose operators end with the block."""
     with (
         Rest(control_plane) as rest,
         crash_proxy.running(control_plane) as proxy,
         FakeMetrics().serving() as metrics,
     ):
-        runs = CrashRuns(rest, proxy, metrics, tmp_path_factory.mktemp("operators"), report)
-        yield runs
-        runs.stop()
+
+        @contextmanager
+        def start(**more):
+            folder = tmp_path_factory.mktemp("operators")
+            runs = CrashRuns(rest, proxy, metrics, folder, report, **more)
+            try:
+                yield runs
+            finally:
+                runs.stop()
+
+        yield start
 
 
 def strike_all(runs: CrashRuns, scenario: Scenario, capsys, every: int) -> None:
@@ -123,12 +145,25 @@ def strike_all(runs: CrashRuns, scenario: Scenario, capsys, every: int) -> None:
 @pytest.mark.whole
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_write_may_be_the_last(runs, name, capsys):
-    strike_all(runs, SCENARIOS[name], capsys, every=1)
+def test_every_write_may_be_the_last(start, name, capsys):
+    with start() as runs:
+        strike_all(runs, SCENARIOS[name], capsys, every=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_some_writes_may_be_the_last(runs, name, capsys):
-    strike_all(runs, SCENARIOS[name], capsys, every=3)
+def test_some_writes_may_be_the_last(start, name, capsys):
+    with start() as runs:
+        strike_all(runs, SCENARIOS[name], capsys, every=3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_an_operator_that_depends_on_events_is_caught(start, tmp_path):
+    scenario = SCENARIOS["create"]
+    with start(source=changed_copy(tmp_path, EDGE_TRIGGERED), timeout_s=15) as runs:
+        unkilled = runs.run(scenario)
+        [k] = [k for k, write in enumerate(unkilled.writes, 1) if "/services/" in write]
+        with pytest.raises(AssertionError, match=r'\+ "services": \[\]'):
+            runs.run(scenario, k=k, expected=unkilled.state)

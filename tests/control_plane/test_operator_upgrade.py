@@ -1,11 +1,10 @@
 """A newer operator restarts no serving pod, until the resource is edited or asks for it.
 
-The newer one has another default image, and another template: a copy of the package, patched.
+The newer one has another default image, and another template: a changed copy of the package.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import yaml
 import crash_proxy
 from fake_kubelet import FakeKubelet
 from kube import condition
-from real_operator import SERVING_IMAGE, RealOperator
+from real_operator import SERVING_IMAGE, RealOperator, changed_copy
 from rest import Rest
 from server_process import wait_until
 
@@ -38,19 +37,6 @@ UNPINNED = {
     "reconcile.py": {"kept = _unedited_pin(deployment, spec)": "kept = None"},
 }
 QUIET_S = 1.5
-
-
-def patched(folder: Path, patches: dict[str, dict[str, str]]) -> Path:
-    """A copy of the operator's package; each text to replace must be there once."""
-    package = folder / "lightllm_operator"
-    shutil.copytree(CHECKOUT / "operator" / "lightllm_operator", package)
-    for name, texts in patches.items():
-        source = (package / name).read_text(encoding="utf-8")
-        for old, new in texts.items():
-            assert source.count(old) == 1, f"{name}: {old}"
-            source = source.replace(old, new)
-        (package / name).write_text(source, encoding="utf-8")
-    return folder
 
 
 class Serving:
@@ -157,25 +143,24 @@ def operate(control_plane, tmp_path):
     running: list[RealOperator] = []
     with crash_proxy.running(control_plane) as proxy:
 
-        def start(name: str, patches: dict | None = None, image: str = SERVING_IMAGE) -> None:
+        def start(name: str, changes: dict | None = None, image: str = SERVING_IMAGE) -> None:
             for before in running:
                 before.stop()
-            source = {} if patches is None else {"source": patched(tmp_path / name, patches)}
-            folder = tmp_path / f"{name}-run"
-            running.append(RealOperator(proxy.url, folder, image=image, **source))
+            source = changed_copy(tmp_path / f"{name}-source", changes or {})
+            running.append(RealOperator(proxy.url, tmp_path / name, image=image, source=source))
 
         yield start
         for each in running:
             each.stop()
 
 
-def upgrade(serving: Serving, operate, patches: dict) -> None:
+def upgrade(serving: Serving, operate, changes: dict) -> None:
     """Serve by one operator, go on by a newer one; raises AssertionError if that is felt."""
     operate("first")
     serving.create(replicas=2)
     serving.wait("served", lambda: serving.is_settled() and len(serving.pods()) == 2)
     uids, template = serving.uids(), serving.template()
-    operate("newer", patches, NEW_IMAGE)
+    operate("newer", changes, NEW_IMAGE)
     serving.wait("UpdateAvailable, or new pods", lambda: serving.has_update() or late(serving))
     serving.go_on(QUIET_S)
     assert serving.uids() == uids, "pods were replaced"

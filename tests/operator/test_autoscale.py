@@ -141,6 +141,18 @@ def test_full_kv_caches_add_no_pod_that_the_flow_does_not_need():
         assert decide_once(autoscaling(), pods, 2, history, now=1000.1).replicas == replicas, rate
 
 
+def test_a_count_that_is_not_written_yet_uses_up_no_rate():
+    spec = autoscaling(scaleUp={"maxPods": 4, "periodSeconds": 60})
+    history = History(started=0.0)
+    busy = [sample_of(waiting=400, running=16)]
+    for now in (1000.0, 1005.0, 1010.0):
+        assert decide_once(spec, busy, 1, history, now=now).replicas == 5
+    # seen at 5 now: the four pods count until the period is over
+    assert decide_once(spec, busy, 5, history, now=1015.0).replicas == 6
+    assert decide_once(spec, busy, 6, history, now=1020.0).limited == "RateLimited"
+    assert decide_once(spec, busy, 6, history, now=1081.0).replicas == 10
+
+
 @pytest.mark.parametrize(("replicas", "given"), [(1, 3), (9, 5)])
 def test_edited_bounds_hold_at_once(replicas, given):
     spec = autoscaling(minReplicas=3, maxReplicas=5)

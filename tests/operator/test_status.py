@@ -262,3 +262,12 @@ def test_since_when_volumes_are_waited_for(scheduled, started, since):
         {"type": "PodReadyToStartContainers", "status": started, "lastTransitionTime": NOW},
     ]
     assert waits_for_volumes_since(pod_of("p0", conditions=conditions)) == since
+
+
+def test_the_time_of_the_last_scaling_outlives_the_operator_that_did_it():
+    spec = spec_of(autoscaling={"maxReplicas": 3})
+    known = observation(spec=spec, decision=Decision(replicas=1), last_scale_time=NOW)
+    restarted = observation(spec=spec, decision=Decision(replicas=1))
+    before = summarise(known, {}, NOW)
+    assert summarise(restarted, before, LATER)["autoscaling"]["lastScaleTime"] == NOW
+    assert "lastScaleTime" not in summarise(restarted, {}, NOW)["autoscaling"]

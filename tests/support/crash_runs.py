@@ -7,7 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,8 @@ _RESOURCES = "/apis/serving.lightllm.io/v1alpha1/namespaces/{}/lightllmdeploymen
 # more than a scrape and a resync of the operators here; the first end is what others must equal
 _QUIET_S = 0.6
 _FIRST_QUIET_S = 2.0
-# for a machine that has much else to do
-_TIMEOUT_S = 60.0
 _POLL_S = 0.05
+_NUMBERS = itertools.count()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +64,18 @@ class Outcome:
 
 @dataclass(slots=True)
 class CrashRuns:
-    """Runs scenarios one after the other; an operator that was not killed goes on to the next."""
+    """Runs scenarios one after the other; an operator that was not killed goes on to the next.
+
+    source: of a changed operator. timeout_s: for an end to come, on a machine with much else to do.
+    """
 
     rest: Rest
     proxy: CrashProxy
     metrics: FakeMetrics
     folder: Path
     report: str
-    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+    source: Path | None = None
+    timeout_s: float = 60.0
     _operator: RealOperator | None = None
 
     def run(
@@ -86,7 +89,7 @@ class CrashRuns:
         """k = 0: nobody is killed. expected: what the end must equal; raises AssertionError with
         the difference if it does not come."""
         began = time.monotonic()
-        namespace = f"{scenario.name}-{next(self._numbers)}"
+        namespace = f"{scenario.name}-{next(_NUMBERS)}"
         kubelet = FakeKubelet(self.rest, namespace, self.report)
         operator = self._running()
         fault = Fault(namespace, operator.pid, k, side)
@@ -131,8 +134,9 @@ class CrashRuns:
 
     def _running(self) -> RealOperator:
         if self._operator is None or not self._operator.is_running():
-            folder = self.folder / f"operator-{next(self._numbers)}"
-            self._operator = RealOperator(self.proxy.url, folder)
+            folder = self.folder / f"operator-{next(_NUMBERS)}"
+            source = {} if self.source is None else {"source": self.source}
+            self._operator = RealOperator(self.proxy.url, folder, **source)
         return self._operator
 
     def _settle(
@@ -147,7 +151,7 @@ class CrashRuns:
     ) -> State:
         """The state once it is as `expected`, or without that is `reached`, and nothing was written
         for a while; or once `fault` has struck."""
-        deadline = time.monotonic() + _TIMEOUT_S
+        deadline = time.monotonic() + self.timeout_s
         state, since = state_of(self.rest, namespace), time.monotonic()
         while fault is None or not fault.struck.is_set():
             kubelet.step()
@@ -166,7 +170,7 @@ class CrashRuns:
         assert self._operator is not None
         texts = [json.dumps(each or {}, indent=1).splitlines() for each in (expected, state)]
         shown = "\n".join(difflib.unified_diff(*texts, "unkilled", "killed", lineterm="", n=6))
-        return f"not there after {_TIMEOUT_S:.0f} s\n{shown}\n{self._operator.log[-3000:]}"
+        return f"not there after {self.timeout_s:.0f} s\n{shown}\n{self._operator.log[-3000:]}"
 
     def _set_queues(self, queues: tuple[Queue, ...]) -> None:
         self.metrics.queues = dict(zip(ADDRESSES, queues, strict=False))

@@ -6,6 +6,7 @@ where `FakeMetrics` answers for them.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,10 @@ from rest import Rest
 
 __all__ = ["ADDRESSES", "FakeKubelet", "FakeMetrics", "Queue"]
 
-ADDRESSES = tuple(f"127.77.0.{number}" for number in range(1, 9))
+# of this process alone, since the port is the same for all
+ADDRESSES = tuple(
+    f"127.{64 + os.getpid() // 250 % 128}.{os.getpid() % 250}.{number}" for number in range(1, 9)
+)
 _METRICS_PORT = 8001
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -29,6 +33,13 @@ class Queue:
 
     waiting: int = 0
     running: int = 0
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """A scrape that an operator did not live to read."""
 
 
 class FakeMetrics:
@@ -56,8 +67,7 @@ class FakeMetrics:
 
         with ExitStack() as stack:
             for address in ADDRESSES:
-                server = ThreadingHTTPServer((address, _METRICS_PORT), Handler)
-                server.daemon_threads = True
+                server = _Server((address, _METRICS_PORT), Handler)
                 stack.callback(server.server_close)
                 stack.callback(server.shutdown)
                 threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from server_process import free_port
 
-__all__ = ["SERVING_IMAGE", "RealOperator"]
+__all__ = ["SERVING_IMAGE", "RealOperator", "changed_copy"]
 
 SERVING_IMAGE = "registry.test/lightllm-server:1"
 _SOURCE = Path(__file__).parents[2] / "operator"
@@ -78,6 +80,20 @@ class RealOperator:
         if self.is_running():
             self._process.send_signal(how)
         return self._process.wait(20)
+
+
+def changed_copy(folder: Path, changes: Mapping[str, Mapping[str, str]]) -> Path:
+    """A `source` with other text in some modules: module → old → new, the old being there once."""
+    package = folder / "lightllm_operator"
+    shutil.copytree(_SOURCE / "lightllm_operator", package)
+    for module, texts in changes.items():
+        path = package / module
+        source = path.read_text(encoding="utf-8")
+        for old, new in texts.items():
+            assert source.count(old) == 1, f"{module}: {old}"
+            source = source.replace(old, new)
+        path.write_text(source, encoding="utf-8")
+    return folder
 
 
 def _write_kubeconfig(path: Path, url: str) -> Path:
