@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import aiohttp
@@ -37,8 +37,23 @@ __all__ = ["register"]
 
 logger = logging.getLogger(__name__)
 
-_WORKERS = 32
+_WORKERS = 16
 _OURS = {MANAGED_BY: FIELD_MANAGER}
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """kopf copies every object of every event to compare it with the one before; nobody asks."""
+
+    def build(
+        self, *, body: kopf.Body, extra_fields: Iterable[kopf.FieldSpec] | None = None
+    ) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        raise AssertionError("only event handlers are registered, which store nothing")
 
 
 class _Caches:
@@ -158,6 +173,7 @@ def register(registry: kopf.OperatorRegistry, settings: Settings) -> None:
         settings.peering.standalone = True
         settings.posting.enabled = False
         settings.scanning.disabled = True
+        settings.persistence.diffbase_storage = _NoDiffs()
         settings.watching.server_timeout = 300
         settings.watching.client_timeout = 310
         settings.watching.connect_timeout = 10
