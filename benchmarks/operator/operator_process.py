@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 __all__ = ["HEALTH_PORT", "Operator", "running"]
 
-HEALTH_PORT = int(__import__("os").environ.get("HP", "8080"))
+HEALTH_PORT = 8080
 _SAMPLE_S = 0.5
 
 

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import aiohttp
@@ -32,6 +32,21 @@ __all__ = ["register"]
 logger = logging.getLogger(__name__)
 
 _STARTING_PERIOD_S = 2.0
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """kopf copies every object of every event to compare it with the one before; nobody asks."""
+
+    def build(
+        self, *, body: kopf.Body, extra_fields: Iterable[kopf.FieldSpec] | None = None
+    ) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        raise AssertionError("only event handlers are registered, which store nothing")
 
 
 class _Operator:
@@ -144,6 +159,7 @@ def _configure(settings: kopf.OperatorSettings) -> None:
     settings.peering.standalone = True
     settings.posting.enabled = False
     settings.scanning.disabled = True
+    settings.persistence.diffbase_storage = _NoDiffs()
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 10

@@ -21,7 +21,7 @@ __all__ = ["Leader"]
 
 logger = logging.getLogger(__name__)
 
-_WORKERS = 32
+_WORKERS = 16
 
 
 class Leader:
