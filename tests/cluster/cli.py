@@ -200,7 +200,9 @@ def load(image: str, target: str | None) -> None:
     daemons.check(images.REGISTRY_DAEMON)
     if target:
         images.build(target, image)
-    say(images.push(image))
+    name = images.push(image)
+    containerd.pull(name)
+    say(name)
 
 
 def _arguments() -> argparse.Namespace:

@@ -6,7 +6,7 @@ import daemons
 import machine
 from layout import CACHE, CONFIG, REGISTRY, RUN
 from network import CNI_CONFIG
-from shell import step, succeeds, wait_until
+from shell import run, step, succeeds, wait_until
 
 NAME = "containerd"
 PAUSE_IMAGE = f"{REGISTRY}/pause:1"
@@ -50,6 +50,16 @@ def start() -> None:
         RUN.mkdir(parents=True, exist_ok=True)
         daemons.start(NAME, ["containerd", "--config", config])
         wait_until(_answers, 30, "containerd answers")
+
+
+def pull(image: str) -> None:
+    """Bring the node's copy up to date: pods that find one by its tag would not ask again."""
+    if daemons.is_running(NAME):
+        with step(f"pulling {image}"):
+            run(
+                ["ctr", "--address", SOCKET, "--namespace=k8s.io", "images", "pull"]
+                + ["--plain-http", image]
+            )
 
 
 def _answers() -> bool:

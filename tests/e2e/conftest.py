@@ -26,11 +26,13 @@ def programs() -> tuple[Path, Path]:
     if os.geteuid() != 0:
         pytest.skip("a kubelet needs root")
     import binaries
-    import images
 
-    subprocess.run([sys.executable, CHECKOUT / "tests/cluster/cli.py", "up"], check=True)
+    cluster = [sys.executable, CHECKOUT / "tests/cluster/cli.py"]
+    subprocess.run([*cluster, "up"], check=True)
     for target in ("operator", "server"):
-        images.push(images.build(target, f"lightllm-{target}:dev"))
+        subprocess.run(
+            [*cluster, "load", f"lightllm-{target}:dev", f"--target={target}"], check=True
+        )
     return binaries.program("kubectl"), binaries.program("helm")
 
 

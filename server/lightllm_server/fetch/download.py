@@ -30,6 +30,7 @@ _ATTEMPTS = 6
 _FIRST_DELAY_S = 0.5
 _LOCK_PERIOD_S = 1.0
 _HEAD_BYTES = 64 * 1024
+_HEADER_OF = "header of "
 _MAX_HEADER_BYTES = 100_000_000
 
 
@@ -85,7 +86,7 @@ class _Transfer:
         if headers_only:
             # a file that is mostly a hole is another version, lest it be taken for the whole
             files = tuple(
-                replace(file, version=f"header of {file.version}") if _is_weights(file) else file
+                replace(file, version=_HEADER_OF + file.version) if _is_weights(file) else file
                 for file in files
             )
         self._ledger.begin(files)
@@ -175,11 +176,12 @@ class _Transfer:
             raise FetchError("DownloadFailed", f"{file.name}: its SHA-256 is not the source's")
 
     def _fetch_header(self, file: RemoteFile) -> None:
-        head = self._read(file, 0, min(file.size, _HEAD_BYTES))
+        source = replace(file, version=file.version.removeprefix(_HEADER_OF))
+        head = self._read(source, 0, min(file.size, _HEAD_BYTES))
         end = 8 + int.from_bytes(head[:8], "little")
         # a header of a wrong size is left to the check, which names it
         if len(head) < end <= min(file.size, 8 + _MAX_HEADER_BYTES):
-            head += self._read(file, len(head), end)
+            head += self._read(source, len(head), end)
         with self._ledger.part(file).open("wb") as out:
             out.write(head)
             out.truncate(file.size)

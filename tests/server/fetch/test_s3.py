@@ -83,6 +83,15 @@ def test_the_files_of_the_prefix_are_fetched(fetch, bucket, tmp_path, slash):
     assert "commit" not in report.facts
 
 
+def test_headers_alone_are_enough_for_the_check(words, capsys, bucket, tmp_path, monkeypatch):
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    assert cli.main([*words(), "--headers-only"]) == 0, capsys.readouterr().out
+    found, whole = (check(str(path), gpus=1) for path in (tmp_path / "model", bucket))
+    assert (found.errors, found.facts) == ((), whole.facts)
+    weights = tmp_path / "model" / "model.safetensors"
+    assert weights.read_bytes()[-64:] == bytes(64)
+
+
 @pytest.mark.parametrize(
     ("uri", "says"),
     [("s3://nobucket/models", "no such bucket"), ("s3://weights/models/nothing", "found nothing")],
