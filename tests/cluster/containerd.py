@@ -56,10 +56,8 @@ def pull(image: str) -> None:
     """Bring the node's copy up to date: pods that find one by its tag would not ask again."""
     if daemons.is_running(NAME):
         with step(f"pulling {image}"):
-            run(
-                ["ctr", "--address", SOCKET, "--namespace=k8s.io", "images", "pull"]
-                + ["--plain-http", image]
-            )
+            client = ("ctr", "--address", SOCKET, "--namespace=k8s.io")
+            run([*client, "images", "pull", "--plain-http", image])
 
 
 def _answers() -> bool:
