@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -85,13 +85,10 @@ def operator(install: Callable[[], Kube]) -> Kube:
 
 @pytest.fixture
 def kube(operator: Kube, programs: tuple[Path, Path]) -> Iterator[Kube]:
-    """A fresh namespace; gone, with all that is in it, after the test."""
+    """A fresh namespace; its pods, which hold GPUs, are gone after the test, and soon the rest."""
     import layout
 
-    for number in itertools.count():
-        name = f"e2e-{number}"
-        if not operator.get("namespace", name):
-            break
+    name = f"e2e-{uuid.uuid4().hex[:6]}"
     made = Kube(programs[0], layout.KUBECONFIG, name)
     made("create", "namespace", name)
     _enforce_restricted(made, name)
@@ -99,8 +96,9 @@ def kube(operator: Kube, programs: tuple[Path, Path]) -> Iterator[Kube]:
     if not made.get("namespace", name):
         return
     made("delete", "lld", "--all", "--wait=false")
-    made("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
-    made("delete", "namespace", name, "--timeout=60s")
+    made("delete", "namespace", name, "--wait=false")
+    made("delete", "pods", "--all", "--grace-period=0", "--force", "--timeout=60s")
+    made.wait("no pod is left", lambda: not made.list("pods"), 60)
 
 
 def _enforce_restricted(kube: Kube, namespace: str) -> None:
