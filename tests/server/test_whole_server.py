@@ -1,4 +1,4 @@
-"""What only the whole server shows: ranks that answer alike, counts that are true in a long step."""
+"""What only the whole server shows: ranks that answer alike, and counts that are true meanwhile."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_four_times_overload(engine, request):
     served, refused = load.seconds(200), load.seconds(429)
     # what the engine can do is still done
     assert len(served) > 0.5 * 30 * capacity
-    assert percentile(refused, 0.99) < 0.25
+    assert percentile(refused, 0.99) < 0.25 + probe.idle_p99()
     assert all(1 <= int(h["retry-after"]) <= 60 for s, _, h in load.answers if s == 429)
     wait_until(lambda: metric(small.url, "lightllm_batch_current_size") == 0, 10, "idle again")
     began = time.monotonic()
