@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio import client, config
 
 from lightllm_operator import metrics
-from lightllm_operator.errors import ApiError, NotLeaderError
+from lightllm_operator.errors import ApiError, NotLeaderError, RefusedError
 from lightllm_operator.names import FIELD_MANAGER, PLURAL
 
-__all__ = ["Cluster", "path_of"]
+__all__ = ["Cluster", "Objects", "apply_child", "path_of"]
 
 Object = dict[str, Any]
 
@@ -41,6 +41,29 @@ def path_of(api_version: str, kind: str, namespace: str | None, name: str = "") 
     prefix = "/api/v1" if api_version == "v1" else f"/apis/{api_version}"
     scope = f"/namespaces/{namespace}" if namespace else ""
     return f"{prefix}{scope}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
+
+
+class Objects(Protocol):
+    """What reconcile asks of the API server; see `Cluster`."""
+
+    async def get(
+        self, api_version: str, kind: str, namespace: str, name: str
+    ) -> Object | None: ...
+    async def list(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None,
+        labels: Mapping[str, str] | None = None,
+        *,
+        cached: bool = False,
+    ) -> list[Object]: ...
+    async def apply(
+        self, manifest: Mapping[str, Any], *, manager: str = ..., subresource: str = ...
+    ) -> Object: ...
+    async def merge(self, path: str, patch: Mapping[str, Any]) -> Object: ...
+    async def create(self, manifest: Mapping[str, Any]) -> Object: ...
+    async def delete(self, api_version: str, kind: str, namespace: str, name: str) -> None: ...
 
 
 class Cluster:
@@ -204,6 +227,27 @@ class Cluster:
             raise ApiError(answer.status, f"{method} {path}: {_message(text)}")
         decoded: Object = json.loads(text)
         return decoded
+
+
+async def apply_child(
+    cluster: Objects, manifest: Mapping[str, Any], *, manager: str = FIELD_MANAGER
+) -> Object:
+    """Apply what the spec asks for. Raises RefusedError where no retry would change the answer."""
+    what = f"{manifest['kind']} {manifest['metadata']['name']}"
+    try:
+        return await cluster.apply(manifest, manager=manager)
+    except ApiError as error:
+        if error.status in (400, 422):
+            raise RefusedError(
+                "InvalidSpec", f"{what} is refused: {error}; correct the spec where it comes from"
+            ) from error
+        if error.status == 403:
+            raise RefusedError(
+                "Forbidden",
+                f"{what} is refused: {error}; a quota, an admission policy or the operator's "
+                "rights must allow it, or the spec ask for less",
+            ) from error
+        raise
 
 
 def _message(text: str) -> str:
