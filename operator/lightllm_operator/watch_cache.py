@@ -6,6 +6,7 @@ Versions are compared as numbers: those of one kind only grow (Kubernetes promis
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -196,7 +197,8 @@ class WatchCache:
         if kind in _WITHOUT_SPEC:
             slim.pop("spec", None)
         # items of a LIST lack them
-        self._objects[kind][name] = {**slim, "apiVersion": _API_VERSIONS[kind], "kind": kind}
+        whole = {**slim, "apiVersion": _API_VERSIONS[kind], "kind": kind}
+        self._objects[kind][name] = _shared(whole)
         if kind == "Pod":
             self._pods.setdefault(owner, set()).add(name)
 
@@ -210,6 +212,16 @@ class WatchCache:
             pods.discard(name)
             if not pods:
                 self._pods.pop(known.owner, None)
+
+
+def _shared(value: Any) -> Any:
+    """A copy whose strings are shared with all others: objects of a kind are much alike, and their
+    field names alone are most of what a thousand of them take."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _shared(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shared(each) for each in value]
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _name(body: Object) -> Key:
