@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -17,6 +18,8 @@ from lightllm_operator.errors import ApiError, NotLeaderError, RefusedError
 from lightllm_operator.names import FIELD_MANAGER, PLURAL
 
 __all__ = ["Cluster", "Objects", "apply_child", "path_of"]
+
+logger = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
@@ -240,7 +243,7 @@ async def apply_child(
     """Apply what the spec asks for. Raises RefusedError where no retry would change the answer."""
     what = f"{manifest['kind']} {manifest['metadata']['name']}"
     try:
-        return await cluster.apply(manifest, manager=manager)
+        answer = await cluster.apply(manifest, manager=manager)
     except ApiError as error:
         if error.status in (400, 422):
             raise RefusedError(
@@ -253,6 +256,8 @@ async def apply_child(
                 "rights must allow it, or the spec ask for less",
             ) from error
         raise
+    logger.info("%s: %s applied", manifest["metadata"]["namespace"], what)
+    return answer
 
 
 def _proxy_of(url: str) -> str | None:
