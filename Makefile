@@ -82,8 +82,8 @@ install-yaml: docs  ## deploy/install.yaml, from the chart (needs helm, or Go to
 bench-autoscaling: setup  ## the scaling formula beside HPA's and others', simulated (JSON=FILE, PLOT=FILE to keep)
 	$(BIN)/python benchmarks/operator/simulate.py $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
 
-bench-operator: setup  ## the operator with 1000 resources on a real API server (JSON=FILE to keep)
-	$(BIN)/python benchmarks/operator/scale.py $(if $(JSON),--json $(JSON))
+bench-operator: setup  ## the operator with RESOURCES (1000) on a real API server (JSON=FILE to keep)
+	$(BIN)/python benchmarks/operator/scale.py $(if $(RESOURCES),--resources $(RESOURCES)) $(if $(JSON),--json $(JSON))
 
 train-demo-model: setup  ## train examples/demo-model again (about 5 minutes)
 	$(BIN)/python scripts/demo_model/train.py

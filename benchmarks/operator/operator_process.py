@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,17 +14,17 @@ import aiohttp
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["HEALTH_PORT", "Operator", "running"]
+__all__ = ["Operator", "running"]
 
-HEALTH_PORT = 8080
 _SAMPLE_S = 0.5
 
 
 class Operator:
     """peak_rss: bytes."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, health_port: int) -> None:
         self._process = psutil.Process(pid)
+        self._metrics = f"http://127.0.0.1:{health_port}/metrics"
         self.peak_rss = 0
 
     async def watch_memory(self) -> None:
@@ -40,12 +41,11 @@ class Operator:
         return times.user + times.system
 
     async def reconciles(self) -> dict[float, float]:
-        """Upper bound in seconds → reconciles so far that took no longer; empty if the operator
-        does not tell."""
-        url = f"http://127.0.0.1:{HEALTH_PORT}/metrics"
-        async with aiohttp.ClientSession() as session, session.get(url) as answer:
-            if answer.status != 200:
-                return {}
+        """Upper bound in seconds → reconciles so far that took no longer."""
+        async with (
+            aiohttp.ClientSession(raise_for_status=True) as session,
+            session.get(self._metrics) as answer,
+        ):
             text = await answer.text()
         return {
             float(sample.labels["le"]): sample.value
@@ -58,10 +58,12 @@ class Operator:
 @contextlib.asynccontextmanager
 async def running(kubeconfig: Path, image: str, log: Path) -> AsyncIterator[Operator]:
     """`python -m lightllm_operator`, ended with the block."""
+    health_port = _free_port()
     environment = {
         **os.environ,
         "KUBECONFIG": str(kubeconfig),
         "LIGHTLLM_SERVING_IMAGE": image,
+        "LIGHTLLM_HEALTH_PORT": str(health_port),
         "POD_NAMESPACE": "default",
     }
     with log.open("wb") as output:
@@ -71,7 +73,7 @@ async def running(kubeconfig: Path, image: str, log: Path) -> AsyncIterator[Oper
             stdout=output,
             stderr=output,
         )
-    operator = Operator(process.pid)
+    operator = Operator(process.pid, health_port)
     memory = asyncio.create_task(operator.watch_memory())
     try:
         yield operator
@@ -84,3 +86,10 @@ async def running(kubeconfig: Path, image: str, log: Path) -> AsyncIterator[Oper
             await asyncio.wait_for(process.wait(), 10)
         if process.returncode is None:
             process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -15,7 +15,9 @@ import asyncio
 import contextlib
 import json
 import os
+import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import yaml
 from endpoints import addresses
 from fleet import NAMESPACE, RESOURCES, Fleet
@@ -233,9 +236,9 @@ async def measure(kubeconfig: Path, folder: Path, args: argparse.Namespace) -> d
         result["converge_cpu_s"] = operator.cpu_seconds() - cpu
         asked = await requests.so_far() - before
         result["requests_per_resource"] = asked.total() / args.resources
-        if buckets := await operator.reconciles():
-            result["reconcile_p50_s"] = quantile(buckets, 0.5)
-            result["reconcile_p99_s"] = quantile(buckets, 0.99)
+        buckets = await operator.reconciles()
+        result["reconcile_p50_s"] = quantile(buckets, 0.5)
+        result["reconcile_p99_s"] = quantile(buckets, 0.99)
         fleet.add_addresses(spare[args.endpoints :])
         await asyncio.sleep(30.0)
         print("an idle minute …", file=sys.stderr)
@@ -249,6 +252,8 @@ async def measure(kubeconfig: Path, folder: Path, args: argparse.Namespace) -> d
         load.append(os.getloadavg()[0])
         faults = log.read_text().count("Traceback")
     return {
+        "commit": commit(),
+        "machine": machine(),
         "resources": args.resources,
         "endpoints": args.endpoints,
         "repetitions": len(latencies),
@@ -260,11 +265,33 @@ async def measure(kubeconfig: Path, folder: Path, args: argparse.Namespace) -> d
     }
 
 
+def commit() -> str:
+    """The checkout's, with a + where it has changes."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return told.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    """Its processor, cores and memory."""
+    text = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
+    memory = psutil.virtual_memory().total / 2**30
+    name = model[1] if model else platform.machine()
+    return f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB"
+
+
 def print_result(result: dict[str, Any]) -> None:
+    print(f"commit {result['commit']}, {result['machine']}")
     print(
         f"{result['resources']} resources, {result['endpoints']} fake metric endpoints, "
-        f"{os.cpu_count()} cores, load average {result['load_before']:.1f} before and "
-        f"{result['load_after']:.1f} after, {result['tracebacks']} tracebacks in the log"
+        f"load average {result['load_before']:.1f} before and {result['load_after']:.1f} after, "
+        f"{result['tracebacks']} tracebacks in the log"
     )
     for name, value in result.items():
         if not isinstance(value, float) or name.startswith("load"):

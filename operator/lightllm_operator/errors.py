@@ -4,12 +4,20 @@ OperatorError
 ├ SpecError         a field of the spec is wrong in a way that the schema cannot say
 ├ RefusedError     the spec cannot be run with this model or these nodes; no retry helps
 ├ NotLeaderError   another replica may lead by now, so nothing is written
+├ WriteWantedError by what the watch cache shows; the API server is asked before it is done
 └ ApiError          the API server refused or did not answer; `retryable` says whether to try again
 """
 
 from __future__ import annotations
 
-__all__ = ["ApiError", "NotLeaderError", "OperatorError", "RefusedError", "SpecError"]
+__all__ = [
+    "ApiError",
+    "NotLeaderError",
+    "OperatorError",
+    "RefusedError",
+    "SpecError",
+    "WriteWantedError",
+]
 
 
 class OperatorError(Exception):
@@ -34,6 +42,10 @@ class RefusedError(OperatorError):
 
 class NotLeaderError(OperatorError):
     """The lease is not surely ours."""
+
+
+class WriteWantedError(OperatorError):
+    """What was read is not fresh enough for this write."""
 
 
 class ApiError(OperatorError):

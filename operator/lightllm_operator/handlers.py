@@ -139,7 +139,9 @@ class _Operator:
     def _unready(self) -> list[str]:
         if not self._tasks:
             return ["the API server has not answered yet"]
-        return [] if self._check.ready else ["the watches have not shown everything yet"]
+        return (
+            [] if self._cache.complete.is_set() else ["the watches have not shown everything yet"]
+        )
 
 
 def _tell_crash(task: asyncio.Task[None]) -> None:

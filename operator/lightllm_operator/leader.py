@@ -7,10 +7,12 @@ import logging
 import time
 
 from lightllm_operator import metrics
+from lightllm_operator.cached_cluster import CachedCluster, FreshCluster
 from lightllm_operator.cluster.client import Cluster
 from lightllm_operator.cluster.lease import Lease
 from lightllm_operator.cluster.progress import ProgressReader
 from lightllm_operator.cluster.scrape import Scraper
+from lightllm_operator.errors import WriteWantedError
 from lightllm_operator.reconcile import Key, Reconciler
 from lightllm_operator.scaler import Scaler
 from lightllm_operator.settings import Settings
@@ -74,7 +76,10 @@ class Leader:
     async def _lead(self) -> None:
         queue: WorkQueue[Key] = WorkQueue(self._reconcile)
         scaler = Scaler(self._cache, self._scraper, queue.add)
-        self._reconciler = Reconciler(self._cluster, self._settings, scaler, self._progress)
+        self._by_cache, self._afresh = (
+            Reconciler(objects(self._cluster, self._cache), self._settings, scaler, self._progress)
+            for objects in (CachedCluster, FreshCluster)
+        )
         self._queue = queue
         for key in self._cache.resources():
             queue.add(key)
@@ -83,7 +88,7 @@ class Leader:
         tasks = [
             asyncio.create_task(self._lease.hold()),
             asyncio.create_task(queue.run(_WORKERS)),
-            asyncio.create_task(scaler.run(self._settings.scrape_seconds)),
+            asyncio.create_task(self._scale(scaler)),
         ]
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -102,9 +107,22 @@ class Leader:
     async def _reconcile(self, key: Key) -> float | None:
         began = time.monotonic()
         try:
-            return await self._reconciler.reconcile(key)
+            return await self._look_and_write(key)
         except Exception:
             metrics.RECONCILE_ERRORS.inc()
             raise
         finally:
             metrics.RECONCILE_SECONDS.observe(time.monotonic() - began)
+
+    async def _look_and_write(self, key: Key) -> float | None:
+        if self._cache.complete.is_set():
+            try:
+                return await self._by_cache.reconcile(key)
+            except WriteWantedError:
+                logger.debug("%s is to be written", key)
+        return await self._afresh.reconcile(key)
+
+    async def _scale(self, scaler: Scaler) -> None:
+        """Once the pods are known: until then it would look as if none reported."""
+        await self._cache.complete.wait()
+        await scaler.run(self._settings.scrape_seconds)

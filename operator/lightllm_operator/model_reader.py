@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from lightllm_operator import cache, manifests
-from lightllm_operator.cluster.client import Cluster
+from lightllm_operator.cluster.client import Objects, apply_child
 from lightllm_operator.cluster.progress import ProgressReader
 from lightllm_operator.containment import contains
 from lightllm_operator.errors import ApiError, RefusedError
@@ -46,7 +46,7 @@ class ModelReading(NamedTuple):
 class ModelReader:
     """Makes the claim and the Jobs that a model needs before it can be served."""
 
-    def __init__(self, cluster: Cluster, settings: Settings, downloads: ProgressReader) -> None:
+    def __init__(self, cluster: Objects, settings: Settings, downloads: ProgressReader) -> None:
         self._cluster = cluster
         self._settings = settings
         self._downloads = downloads
@@ -54,7 +54,7 @@ class ModelReader:
     async def read(self, spec: DeploymentSpec, kept: str) -> ModelReading:
         """kept: the report that the serving Deployment was made with, "" without one.
 
-        Raises RefusedError where the claim of the cache cannot be made.
+        Raises RefusedError where the claim of the cache, or a Job, cannot be made.
         """
         await self._apply_claim(spec)
         name = manifests.check_name(spec, self._settings)
@@ -65,7 +65,7 @@ class ModelReader:
         cluster, namespace = self._cluster, spec.namespace
         job = await cluster.get("batch/v1", "Job", namespace, name)
         if job is None:
-            await cluster.apply(manifests.check_job(spec, self._settings))
+            await apply_child(cluster, manifests.check_job(spec, self._settings))
             return ModelReading()
         pods = await self._pods_of(spec, CHECK, name)
         for pod in pods:
@@ -93,7 +93,7 @@ class ModelReader:
         name = cache.fetch_name(spec, self._settings)
         job = await self._cluster.get("batch/v1", "Job", spec.namespace, name)
         if job is None:
-            job = await self._cluster.apply(cache.fetch_job(spec, self._settings))
+            job = await apply_child(self._cluster, cache.fetch_job(spec, self._settings))
         if _has_condition(job, "Complete"):
             return None
         pods = await self._pods_of(spec, FETCH, name)

@@ -6,19 +6,15 @@ it does the same thing, which is nothing where nothing is to be done.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from lightllm_operator import manifests
 from lightllm_operator.autoscale import Decision, PodSample
 from lightllm_operator.child_parts import serving_image
-from lightllm_operator.cluster.client import Cluster, path_of
+from lightllm_operator.cluster.client import Objects, apply_child, path_of
 from lightllm_operator.cluster.progress import ProgressReader
 from lightllm_operator.containment import contains
 from lightllm_operator.errors import ApiError, RefusedError, SpecError
@@ -28,11 +24,9 @@ from lightllm_operator.names import (
     ANNOTATION_PINNED,
     ANNOTATION_REPORT,
     API_VERSION,
-    FIELD_MANAGER,
     KIND,
     POD_DELETION_COST,
     SCALE_MANAGER,
-    STATUS_MANAGER,
     selector,
 )
 from lightllm_operator.pods import (
@@ -43,11 +37,10 @@ from lightllm_operator.pods import (
 from lightllm_operator.settings import Settings
 from lightllm_operator.sizing import kv_choice, tensor_parallel_size
 from lightllm_operator.spec import DeploymentSpec, parse
-from lightllm_operator.status import Observation, summarise, transitions
+from lightllm_operator.status import Observation
+from lightllm_operator.status_writer import StatusWriter
 
 __all__ = ["Key", "Reconciler", "ScaleView"]
-
-logger = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
@@ -79,9 +72,10 @@ class Reconciler:
     """Brings resources and their children in line."""
 
     def __init__(
-        self, cluster: Cluster, settings: Settings, scaler: ScaleView, downloads: ProgressReader
+        self, cluster: Objects, settings: Settings, scaler: ScaleView, downloads: ProgressReader
     ) -> None:
         self._cluster = cluster
+        self._status = StatusWriter(cluster)
         self._models = ModelReader(cluster, settings, downloads)
         self._settings = settings
         self._scaler = scaler
@@ -95,10 +89,10 @@ class Reconciler:
         try:
             spec = parse(owner)
         except SpecError as error:
-            await self._tell_refused(owner, error)
+            await self._status.tell_refused(owner, error)
             return None
         seen, delay = await self._bring_in_line(owner, spec)
-        await self._tell(owner, seen)
+        await self._status.tell(owner, seen)
         return delay
 
     async def _bring_in_line(
@@ -110,13 +104,16 @@ class Reconciler:
             problem = f"deployment {spec.name} exists and is not this resource's; rename one"
             refused = RefusedError("NameTaken", problem)
             return Observation(spec=spec, desired=0, refused=refused), _RECHECK_S
-        pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name), cached=True)
+        pods: list[Object] = []
+        if deployment is not None:
+            pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name), cached=True)
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
         kept = _unedited_pin(deployment, spec)
         # what the pods were made with is known already: another default image changes none of it
         checked = spec if kept is None else replace(spec, image=kept.image)
         pinned, update, refused_error = _pin(deployment), "", None
+        serving = deployment
         reading = ModelReading()
         try:
             reading = await self._models.read(checked, _annotation(deployment, ANNOTATION_REPORT))
@@ -125,7 +122,7 @@ class Reconciler:
         model = reading.model
         if model is not None and not model.errors:
             try:
-                pinned, update = await self._apply_deployment(
+                serving, pinned, update = await self._apply_deployment(
                     spec, kept, deployment, pods, model, reading.report
                 )
             except RefusedError as error:
@@ -137,8 +134,11 @@ class Reconciler:
                 await self._apply_others(spec, desired)
             except RefusedError as error:
                 refused_error = error
-        if pinned is not None:
-            deployment = await self._scale(spec, pods, desired)
+        if serving is not None and pinned is not None:
+            try:
+                serving = await self._scale(spec, serving, pods, desired)
+            except RefusedError as error:
+                refused_error = refused_error or error
         seen = Observation(
             spec=spec,
             desired=desired,
@@ -147,13 +147,15 @@ class Reconciler:
             download=reading.download or await self._models.download(pods),
             refused=refused_error,
             pinned=pinned,
-            deployment=deployment,
+            deployment=serving,
             pods=pods,
             decision=decision,
             last_scale_time=self._scaler.last_scale_time(key),
             update=update,
         )
         settled = model is not None and sum(map(is_ready, pods)) == desired == len(pods)
+        if refused_error is not None:
+            return seen, _RECHECK_S
         return seen, None if settled else _SOON_S
 
     # ------------------------------------------------------------ children
@@ -166,9 +168,9 @@ class Reconciler:
         pods: list[Object],
         model: ModelFacts,
         report: str,
-    ) -> tuple[Pinned, str]:
-        """Apply the serving Deployment where it differs; what it is made with, and what a newer
-        operator would change. Raises RefusedError."""
+    ) -> tuple[Object, Pinned, str]:
+        """Apply the serving Deployment where it differs; the Deployment, what it is made with, and
+        what a newer operator would change. Raises RefusedError."""
         image = serving_image(spec, self._settings)
         size = tensor_parallel_size(spec, model)
         if kept is None:
@@ -194,11 +196,11 @@ class Reconciler:
             # all but what the pods run with is brought in line: a rollout may be under way
             wanted["spec"]["template"] = deployment["spec"]["template"]
         if deployment is None or not contains(deployment, wanted):
-            await self._cluster.apply(wanted)
-        return kept, update
+            deployment = await apply_child(self._cluster, wanted)
+        return deployment, kept, update
 
     async def _apply_others(self, spec: DeploymentSpec, desired: int) -> None:
-        """Raises RefusedError where another's Service has the name."""
+        """Raises RefusedError, also where another's Service has the name."""
         cluster = self._cluster
         service = manifests.service(spec)
         live = await cluster.get("v1", "Service", spec.namespace, spec.name)
@@ -206,7 +208,7 @@ class Reconciler:
             problem = f"service {spec.name} exists and is not this resource's; rename one"
             raise RefusedError("NameTaken", problem)
         if live is None or not contains(live, service):
-            await cluster.apply(service)
+            await apply_child(cluster, service)
         budget = manifests.disruption_budget(spec)
         live = await cluster.get("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
         if live is not None and not is_owned(live, spec.uid):
@@ -215,17 +217,19 @@ class Reconciler:
         if desired < 2 and live is not None:
             await cluster.delete("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
         elif desired >= 2 and (live is None or not contains(live, budget)):
-            await cluster.apply(budget)
+            await apply_child(cluster, budget)
 
-    async def _scale(self, spec: DeploymentSpec, pods: list[Object], desired: int) -> Object | None:
-        """Set the count; the least loaded pods go first. The Deployment as it is then."""
-        cluster = self._cluster
-        deployment = await cluster.get("apps/v1", "Deployment", spec.namespace, spec.name)
-        if deployment is None or deployment["spec"].get("replicas") == desired:
+    async def _scale(
+        self, spec: DeploymentSpec, deployment: Object, pods: list[Object], desired: int
+    ) -> Object:
+        """Set the count; the least loaded pods go first. The Deployment as it is then. Raises
+        RefusedError."""
+        if deployment["spec"].get("replicas") == desired:
             return deployment
         if deployment["spec"].get("replicas", 0) > desired:
             await self._set_deletion_costs(spec, pods)
-        return await cluster.apply(manifests.scale(spec, desired), manager=SCALE_MANAGER)
+        wanted = manifests.scale(spec, desired)
+        return await apply_child(self._cluster, wanted, manager=SCALE_MANAGER)
 
     async def _set_deletion_costs(self, spec: DeploymentSpec, pods: list[Object]) -> None:
         load = self._scaler.load(Key(spec.namespace, spec.name))
@@ -265,83 +269,6 @@ class Reconciler:
             if resource in node.get("status", {}).get("capacity", {})
             or "nvidia.com/gpu.product" in node["metadata"].get("labels", {})
         ]
-
-    # ------------------------------------------------------------ telling
-
-    async def _tell(self, owner: Object, seen: Observation) -> None:
-        """Write the status where it changed, and an event for each condition that did."""
-        before = owner.get("status", {})
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        status = summarise(seen, before, now)
-        if status == before:
-            return
-        spec = seen.spec
-        manifest = {
-            "apiVersion": API_VERSION,
-            "kind": KIND,
-            "metadata": {"name": spec.name, "namespace": spec.namespace},
-            "status": status,
-        }
-        await self._cluster.apply(manifest, manager=STATUS_MANAGER, subresource="status")
-        notes = transitions(before, status)
-        for _, reason, message in notes:
-            logger.info("%s/%s: %s: %s", spec.namespace, spec.name, reason, message)
-        await asyncio.gather(*(self._event(owner, *note, now) for note in notes))
-
-    async def _tell_refused(self, owner: Object, error: SpecError) -> None:
-        """The spec cannot even be read: only its condition changes."""
-        before = owner.get("status", {})
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        metadata = owner["metadata"]
-        bare = {**owner, "spec": {"model": owner["spec"]["model"]}}
-        status = {
-            **before,
-            **summarise(Observation(spec=parse_bare(bare), desired=0, refused=error), before, now),
-        }
-        if status != before:
-            manifest = {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
-                "status": status,
-            }
-            await self._cluster.apply(manifest, manager=STATUS_MANAGER, subresource="status")
-
-    async def _event(self, owner: Object, kind: str, reason: str, message: str, now: str) -> None:
-        metadata = owner["metadata"]
-        digest = hashlib.sha256(f"{metadata['uid']}{reason}{message}{now}".encode()).hexdigest()
-        event = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {
-                "name": f"{metadata['name']}.{digest[:16]}",
-                "namespace": metadata["namespace"],
-            },
-            "involvedObject": {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "name": metadata["name"],
-                "namespace": metadata["namespace"],
-                "uid": metadata["uid"],
-            },
-            "type": kind,
-            "reason": reason,
-            "message": message[:1000],
-            "source": {"component": FIELD_MANAGER},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
-        try:
-            await self._cluster.create(event)
-        except ApiError as error:
-            logger.warning("event not posted: %s", error)
-
-
-def parse_bare(body: Object) -> DeploymentSpec:
-    """Identity and model alone, of a resource whose spec has an error elsewhere."""
-    model = {**body["spec"]["model"], "uri": body["spec"]["model"]["uri"].replace("..", "__")}
-    return parse({**body, "spec": {"model": model}})
 
 
 def _desired(spec: DeploymentSpec, deployment: Object | None, decision: Decision | None) -> int:

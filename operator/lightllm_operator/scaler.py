@@ -18,7 +18,7 @@ from lightllm_operator.autoscale import Decision, History, PodSample, decide
 from lightllm_operator.errors import SpecError
 from lightllm_operator.pods import is_ready, is_terminating, unschedulable_since
 from lightllm_operator.reconcile import Key
-from lightllm_operator.spec import parse
+from lightllm_operator.spec import DeploymentSpec, parse
 
 __all__ = ["Scaler", "Source"]
 
@@ -44,7 +44,11 @@ class _Scrape(Protocol):
 
 @dataclass(slots=True)
 class _Known:
+    """spec: of `body`, the resource as the source gave it last."""
+
     history: History
+    body: Object
+    spec: DeploymentSpec
     decision: Decision | None = None
     samples: Mapping[str, PodSample] = field(default_factory=dict)
     last_scale: str | None = None
@@ -113,13 +117,16 @@ class Scaler:
     def _decide(
         self, key: Key, body: Object, pods: list[Object], samples: dict[str, PodSample]
     ) -> None:
-        try:
-            spec = parse(body)
-        except SpecError:
-            return
         now = self._clock()
-        known = self._known.setdefault(key, _Known(History(started=now)))
-        known.samples = samples
+        known = self._known.get(key)
+        if known is None or known.body is not body:
+            try:
+                spec = parse(body)
+            except SpecError:
+                return
+            known = self._known.setdefault(key, _Known(History(started=now), body, spec))
+            known.body, known.spec = body, spec
+        spec, known.samples = known.spec, samples
         replicas = self._source.replicas(key)
         if replicas is None:
             return
@@ -129,6 +136,10 @@ class Scaler:
         ready = [pod for pod in pods if is_ready(pod)]
         if spec.autoscaling is None or spec.suspend:
             known.decision = Decision(replicas=replicas, waiting=waiting, running=running)
+        elif before is None and not ready:
+            # it starts: there is nobody to ask
+            metrics.tell_resource(key, waiting=0, desired=replicas, ready=0)
+            return
         else:
             starting = [pod for pod in pods if not is_ready(pod) and not is_terminating(pod)]
             known.decision = decide(

@@ -50,6 +50,11 @@ class _Condition:
     reason: str
     message: str
 
+    @classmethod
+    def read(cls, told: Object) -> _Condition:
+        """As it stands in a status."""
+        return cls(told["type"], told["status"], told["reason"], told["message"])
+
 
 def summarise(seen: Observation, before: Object, now: str) -> dict[str, Any]:
     """The new status. before: the present one, whose transition times stay; now: RFC 3339."""
@@ -70,6 +75,9 @@ def summarise(seen: Observation, before: Object, now: str) -> dict[str, Any]:
         status["kvCacheReason"] = seen.pinned.kv_reason
     if seen.decision is not None:
         status["queueDepth"] = seen.decision.waiting
+    elif "queueDepth" in before:
+        # of an earlier operator, until this one has scraped
+        status["queueDepth"] = before["queueDepth"]
     if seen.model is not None and not seen.model.errors:
         status["model"] = {
             "family": seen.model.family,
@@ -80,28 +88,49 @@ def summarise(seen: Observation, before: Object, now: str) -> dict[str, Any]:
             "kvBytesPerToken": seen.model.kv_bytes_per_token,
         }
     if spec.autoscaling is not None and seen.decision is not None:
-        status["autoscaling"] = _autoscaling(seen, before)
-    conditions = _conditions(seen)
+        status["autoscaling"] = _autoscaling(seen.decision, seen.last_scale_time, before)
+    elif spec.autoscaling is not None and "autoscaling" in before:
+        status["autoscaling"] = before["autoscaling"]
+    conditions = _conditions(seen, before)
     status["conditions"] = [_dated(c, spec.generation, before, now) for c in conditions]
     return status
 
 
 def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
-    """(type "Normal" or "Warning", reason, message) of every condition that changed its reason."""
+    """(type "Normal" or "Warning", reason, message) of every condition that changed its reason,
+    but for those that only say that a start goes on as it should."""
     old = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", ())}
     notes = []
     for condition in after["conditions"]:
-        if old.get(condition["type"]) != (condition["status"], condition["reason"]):
-            good = _WISHED.get(condition["type"], "True")
-            fine = condition["status"] in (good, "Unknown") or condition["reason"] == "Downloading"
-            kind = "Normal" if fine else "Warning"
-            notes.append((kind, condition["reason"], condition["message"]))
+        now = condition["status"], condition["reason"]
+        was = old.get(condition["type"], ("Unknown", ""))
+        fine = _is_fine(condition["type"], *now)
+        calm = fine or condition["reason"] in _STARTING
+        if was == now or (calm and _is_start(*was) and condition["reason"] not in _NEWS):
+            continue
+        notes.append(("Normal" if fine else "Warning", condition["reason"], condition["message"]))
     # Ready repeats the condition that it follows from
     return list(dict.fromkeys(notes))
 
 
 # the status that is good news, where it is not "True"; either is for Progressing
 _WISHED = {"ScalingLimited": "False", "GPUsUnderused": "False"}
+# reasons that a resource begins with
+_STARTING = ("Disabled", "NoReadyReplicas", "NotStarted", "Progressing")
+# told also where all went well before
+_NEWS = ("Downloading", "Serving")
+
+
+def _is_fine(kind: str, status: str, reason: str) -> bool:
+    return status in (_WISHED.get(kind, "True"), "Unknown") or reason in (
+        "Downloading",
+        "RolloutComplete",
+    )
+
+
+def _is_start(status: str, reason: str) -> bool:
+    """Nothing was known yet, or nothing was there."""
+    return reason in _STARTING or (status == "Unknown" and reason != "Downloading")
 
 
 def _url(spec: DeploymentSpec) -> str:
@@ -109,9 +138,7 @@ def _url(spec: DeploymentSpec) -> str:
     return f"http://{spec.name}.{spec.namespace}.svc{port}"
 
 
-def _autoscaling(seen: Observation, before: Object) -> dict[str, Any]:
-    decision = seen.decision
-    assert decision is not None, "called without a decision"
+def _autoscaling(decision: Decision, last_scale: str | None, before: Object) -> dict[str, Any]:
     values = {
         "waiting": decision.waiting,
         "running": decision.running,
@@ -119,13 +146,13 @@ def _autoscaling(seen: Observation, before: Object) -> dict[str, Any]:
         "lastReason": decision.reason,
     }
     # of an earlier operator, if this one has not scaled yet
-    time = seen.last_scale_time or before.get("autoscaling", {}).get("lastScaleTime")
+    time = last_scale or before.get("autoscaling", {}).get("lastScaleTime")
     if time is not None:
         values["lastScaleTime"] = time
     return values
 
 
-def _conditions(seen: Observation) -> list[_Condition]:
+def _conditions(seen: Observation, before: Object) -> list[_Condition]:
     config, model = _config_valid(seen), _model_available(seen)
     progressing, available = _progressing(seen), _available(seen)
     conditions = [
@@ -134,7 +161,7 @@ def _conditions(seen: Observation) -> list[_Condition]:
         model,
         progressing,
         available,
-        *_scaling(seen),
+        *_scaling(seen, before),
     ]
     if seen.pinned is not None and seen.spec.gpu.count:
         conditions.append(_gpus_underused(seen.spec.gpu.count, seen.pinned))
@@ -221,12 +248,13 @@ def _available(seen: Observation) -> _Condition:
     return _Condition("Available", "False", "NoReadyReplicas", message)
 
 
-def _scaling(seen: Observation) -> list[_Condition]:
+def _scaling(seen: Observation, before: Object) -> list[_Condition]:
     if seen.spec.autoscaling is None:
         return [_Condition("ScalingActive", "False", "Disabled", "spec.autoscaling is not set")]
     decision = seen.decision
     if decision is None:
-        return [_Condition("ScalingActive", "Unknown", "Starting", "no scrape was made yet")]
+        starting = _Condition("ScalingActive", "Unknown", "Starting", "no scrape was made yet")
+        return _scaling_before(before) or [starting]
     if decision.held == "MetricsUnavailable":
         message = f"the count is held at {seen.desired}: {decision.reason}; see the pods' logs"
         active = _Condition("ScalingActive", "False", decision.held, message)
@@ -240,6 +268,16 @@ def _scaling(seen: Observation) -> list[_Condition]:
         message = f"{seen.desired} pods, bounds {bounds.min_replicas} to {bounds.max_replicas}"
         return [active, _Condition("ScalingLimited", "True", decision.limited, message)]
     return [active, _Condition("ScalingLimited", "False", "WithinRange", "nothing holds it back")]
+
+
+def _scaling_before(before: Object) -> list[_Condition]:
+    """What an earlier operator found, which holds until this one has scraped."""
+    found = [
+        _Condition.read(condition)
+        for condition in before.get("conditions", ())
+        if condition["type"] in ("ScalingActive", "ScalingLimited")
+    ]
+    return [] if any(condition.reason == "Disabled" for condition in found) else found
 
 
 def _gpus_underused(count: int, pinned: Pinned) -> _Condition:

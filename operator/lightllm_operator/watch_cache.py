@@ -5,6 +5,8 @@ Versions are compared as numbers: those of one kind only grow (Kubernetes promis
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +43,12 @@ WATCHED = (
     Watched("apps/v1", "Deployment", "deployments", _OURS),
     Watched("v1", "Pod", "pods", _OURS),
     Watched("batch/v1", "Job", "jobs", _OURS),
+    Watched("v1", "Service", "services", _OURS),
+    Watched("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", _OURS),
 )
+_API_VERSIONS = {each.kind: each.api_version for each in WATCHED}
+# of these nobody reads the spec, the largest part
+_WITHOUT_SPEC = ("Pod", "Job")
 
 
 @dataclass(slots=True)
@@ -54,28 +61,48 @@ class _Known:
 
 
 class WatchCache:
-    """Implements `scaler.Source`. Objects are named by `Key`, of whatever kind."""
+    """Implements `scaler.Source`. Objects are named by `Key`, of whatever kind. complete: the
+    watches have shown everything once."""
 
     def __init__(self) -> None:
         self._known: dict[str, dict[Key, _Known]] = {each.kind: {} for each in WATCHED}
         # (version, since when): shown by a LIST and not by the watch
         self._unseen: dict[str, dict[Key, tuple[int, float]]] = {each.kind: {} for each in WATCHED}
-        self._resources: dict[Key, Object] = {}
-        self._pods: dict[Key, dict[str, Object]] = {}
-        self._replicas: dict[Key, int] = {}
+        # the newest version that the watch has shown of any object
+        self._newest = {each.kind: 0 for each in WATCHED}
+        self._objects: dict[str, dict[Key, dict[str, Any]]] = {each.kind: {} for each in WATCHED}
+        # resource → names of its pods, those of Jobs too
+        self._pods: dict[Key, set[Key]] = {}
+        self.complete = asyncio.Event()
 
     def resources(self) -> Mapping[Key, Object]:
-        return self._resources
+        return self._objects[KIND]
+
+    def get(self, kind: str, name: Key) -> dict[str, Any] | None:
+        """One object, without its managed fields; Pods and Jobs without their spec."""
+        return self._objects[kind].get(name)
+
+    def pods_with(self, owner: Key, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Pods of a resource that have these labels."""
+        pods = self._objects["Pod"]
+        found = (pods[name] for name in self._pods.get(owner, ()))
+        return [pod for pod in found if labels.items() <= pod["metadata"]["labels"].items()]
 
     def pods(self, key: Key) -> list[Object]:
-        return list(self._pods.get(key, {}).values())
+        """Those that serve."""
+        return [*self.pods_with(key, child_labels(key.name, SERVER))]
 
     def replicas(self, key: Key) -> int | None:
-        return self._replicas.get(key)
+        deployment = self.get("Deployment", key)
+        if deployment is None or not _is_server(key, deployment["metadata"]):
+            return None
+        count: int = deployment["spec"].get("replicas", 1)
+        return count
 
     def show(self, kind: str, body: Object, *, deleted: bool = False) -> Key:
         """Note what a watch shows; the resource that it concerns."""
         name, owner, version = _name(body), _owner(kind, body), _version(body["metadata"])
+        self._newest[kind] = max(self._newest[kind], version)
         unseen = self._unseen[kind].get(name)
         if deleted or (unseen is not None and unseen[0] <= version):
             self._unseen[kind].pop(name, None)
@@ -91,6 +118,18 @@ class WatchCache:
             self._known[kind][name] = _Known(owner, version, version)
             self._store(kind, body)
         return owner
+
+    def note(self, kind: str, body: Object) -> None:
+        """Hold what the API server answered to a write, before the watch shows it."""
+        name, version = _name(body), _version(body["metadata"])
+        known = self._known[kind].get(name)
+        if known is None and version <= self._newest[kind]:
+            # the watch has been there: the object is gone again, or is about to be shown
+            return
+        if known is None or known.version < version:
+            owner, seen = _owner(kind, body), -1 if known is None else known.seen
+            self._known[kind][name] = _Known(owner, version, seen)
+            self._store(kind, body)
 
     def compare(self, kind: str, listed: Iterable[Object], version: str, now: float) -> bool:
         """listed: all objects of the kind, metadata is enough; version: the LIST's. Note what the
@@ -152,31 +191,37 @@ class WatchCache:
         return [n for n, one in known.items() if n not in listed and one.version <= version]
 
     def _store(self, kind: str, body: Object) -> None:
-        owner, metadata = _owner(kind, body), body["metadata"]
+        owner, name, metadata = _owner(kind, body), _name(body), body["metadata"]
         # large, and nobody's business here
         slim = {**body, "metadata": {k: v for k, v in metadata.items() if k != "managedFields"}}
-        if kind == KIND:
-            self._resources[owner] = slim
-        elif not _is_server(owner, metadata):
-            return
-        elif kind == "Pod":
-            self._pods.setdefault(owner, {})[metadata["name"]] = slim
-        elif kind == "Deployment":
-            self._replicas[owner] = body["spec"].get("replicas", 1)
+        if kind in _WITHOUT_SPEC:
+            slim.pop("spec", None)
+        # items of a LIST lack them
+        whole = {**slim, "apiVersion": _API_VERSIONS[kind], "kind": kind}
+        self._objects[kind][name] = _shared(whole)
+        if kind == "Pod":
+            self._pods.setdefault(owner, set()).add(name)
 
     def _drop(self, kind: str, name: Key) -> None:
         known = self._known[kind].pop(name, None)
         if known is None:
             return
-        if kind == KIND:
-            self._resources.pop(known.owner, None)
-        elif kind == "Pod":
-            pods = self._pods.get(known.owner, {})
-            pods.pop(name.name, None)
+        self._objects[kind].pop(name, None)
+        if kind == "Pod":
+            pods = self._pods.get(known.owner, set())
+            pods.discard(name)
             if not pods:
                 self._pods.pop(known.owner, None)
-        elif kind == "Deployment" and name == known.owner:
-            self._replicas.pop(known.owner, None)
+
+
+def _shared(value: Any) -> Any:
+    """A copy whose strings are shared with all others: objects of a kind are much alike, and their
+    field names alone are most of what a thousand of them take."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _shared(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shared(each) for each in value]
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _name(body: Object) -> Key:

@@ -25,7 +25,8 @@ _GRACE_S = 0.2
 
 
 class WatchCheck:
-    """`wake` is called with every resource after each round, and with those that had changed."""
+    """`wake` is called with what had changed after each round, and with every other resource once
+    until the next."""
 
     def __init__(
         self,
@@ -44,8 +45,6 @@ class WatchCheck:
         self._period = period
         self._stale_seconds = stale_seconds
         self._said = ""
-        # whether the watches have shown everything once
-        self.ready = False
 
     def problems(self) -> list[str]:
         """Why the watch must be taken for dead."""
@@ -59,13 +58,22 @@ class WatchCheck:
 
     async def run(self) -> None:
         """Until cancelled."""
-        while not self.ready:
+        while not self._cache.complete.is_set():
             await asyncio.sleep(_STARTING_PERIOD_S)
             await self._look_first()
         logger.info("the watches have shown everything")
         while True:
-            await asyncio.sleep(self._period)
+            await self._wake_all()
             await self._round()
+
+    async def _wake_all(self) -> None:
+        """Spread over the period, so that other work never waits for all resources at once."""
+        resources = [*self._cache.resources()]
+        for key in resources:
+            self._wake(key)
+            await asyncio.sleep(self._period / len(resources))
+        if not resources:
+            await asyncio.sleep(self._period)
 
     async def _look_first(self) -> None:
         complete = True
@@ -73,7 +81,8 @@ class WatchCheck:
             complete = await self._compare(watched) is not None and complete
         # what changed just now is on its way
         await asyncio.sleep(_GRACE_S)
-        self.ready = complete and not self._cache.unseen_seconds(time.monotonic())
+        if complete and not self._cache.unseen_seconds(time.monotonic()):
+            self._cache.complete.set()
 
     async def _round(self) -> None:
         changed: set[Key] = set()
@@ -91,7 +100,7 @@ class WatchCheck:
                     "%s: the watch had not shown the objects of %s", watched.kind, _few(found)
                 )
             changed |= found
-        for key in {*self._cache.resources(), *changed}:
+        for key in changed:
             self._wake(key)
 
     async def _compare(self, watched: Watched) -> bool | None:

@@ -47,7 +47,7 @@ class MemoryCluster:
     async def list(self, _version, _kind, _namespace, labels, *, cached=False):
         return [pod for pod in self.pods if labels.items() <= pod["metadata"]["labels"].items()]
 
-    async def apply(self, manifest):
+    async def apply(self, manifest, **_):
         if self.refusal is not None:
             raise self.refusal
         metadata = {**manifest["metadata"], "creationTimestamp": ago(0)}

@@ -191,8 +191,46 @@ def test_events_mirror_transitions_and_nothing_else():
     before = summarise(observation(pods=[pod_of("p0")]), {}, NOW)
     after = summarise(observation(pods=[pod_of("p0", ready=True)]), before, LATER)
     reasons = [(kind, reason) for kind, reason, _ in transitions(before, after)]
-    assert reasons == [("Normal", "Serving"), ("Normal", "MinimumReplicasAvailable")]
+    assert reasons == [("Normal", "Serving")]
     assert transitions(after, after) == []
+    lost = summarise(
+        observation(pods=[container(state={"terminated": {"exitCode": 78}})]), after, LATER
+    )
+    reasons = [(kind, reason) for kind, reason, _ in transitions(after, lost)]
+    assert reasons == [("Warning", "CrashLoopBackOff")]
+
+
+def test_a_start_without_problems_makes_no_events():
+    spec = spec_of(gpu={"count": 1}, autoscaling={"maxReplicas": 3})
+    status, reasons = {}, []
+    for seen in (
+        Observation(spec=spec, desired=1),
+        observation(spec=spec, pods=[pod_of("p0")]),
+        observation(spec=spec, pods=[pod_of("p0", ready=True)]),
+        observation(spec=spec, pods=[pod_of("p0", ready=True)], decision=Decision(replicas=1)),
+    ):
+        after = summarise(seen, status, NOW)
+        reasons += [(kind, reason) for kind, reason, _ in transitions(status, after)]
+        status = after
+    assert reasons == [("Normal", "Serving")]
+
+
+def test_a_start_with_a_problem_tells_it():
+    refused = RefusedError("InvalidTensorParallel", "got 3")
+    status = summarise(observation(refused=refused, pinned=None), {}, NOW)
+    reasons = {(kind, reason) for kind, reason, _ in transitions({}, status)}
+    assert ("Warning", "InvalidTensorParallel") in reasons
+
+
+def test_after_a_restart_scaling_is_told_as_before_until_the_first_scrape():
+    spec = spec_of(autoscaling={"maxReplicas": 3})
+    decision = Decision(replicas=1, waiting=7, limited="RateLimited")
+    before = summarise(observation(spec=spec, decision=decision), {}, NOW)
+    assert summarise(observation(spec=spec), before, LATER) == before
+    # autoscaling was switched on just now
+    off = summarise(observation(), {}, NOW)
+    now_on = summarise(observation(spec=spec), off, LATER)
+    assert condition(now_on, "ScalingActive")["reason"] == "Starting"
 
 
 def fetching(reason="", **state):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Mapping
-from typing import Any
-from urllib.parse import urlencode
+from typing import Any, Protocol
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import client, config
 
 from lightllm_operator import metrics
-from lightllm_operator.errors import ApiError, NotLeaderError
+from lightllm_operator.errors import ApiError, NotLeaderError, RefusedError
 from lightllm_operator.names import FIELD_MANAGER, PLURAL
 
-__all__ = ["Cluster", "path_of"]
+__all__ = ["Cluster", "Objects", "apply_child", "path_of"]
+
+logger = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
@@ -43,6 +47,29 @@ def path_of(api_version: str, kind: str, namespace: str | None, name: str = "") 
     return f"{prefix}{scope}/{_PLURALS[kind]}" + (f"/{name}" if name else "")
 
 
+class Objects(Protocol):
+    """What reconcile asks of the API server; see `Cluster`."""
+
+    async def get(
+        self, api_version: str, kind: str, namespace: str, name: str
+    ) -> Object | None: ...
+    async def list(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None,
+        labels: Mapping[str, str] | None = None,
+        *,
+        cached: bool = False,
+    ) -> list[Object]: ...
+    async def apply(
+        self, manifest: Mapping[str, Any], *, manager: str = ..., subresource: str = ...
+    ) -> Object: ...
+    async def merge(self, path: str, patch: Mapping[str, Any]) -> Object: ...
+    async def create(self, manifest: Mapping[str, Any]) -> Object: ...
+    async def delete(self, api_version: str, kind: str, namespace: str, name: str) -> None: ...
+
+
 class Cluster:
     """Raises ApiError for every answer that is no success; 429, 5xx and lost connections are tried
     again a few times, since every call may be repeated. Raises NotLeaderError instead of writing
@@ -60,7 +87,11 @@ class Cluster:
             config.load_incluster_config()  # type: ignore[no-untyped-call]
         except config.ConfigException:
             await config.load_kube_config()  # type: ignore[no-untyped-call]
-        return cls(client.ApiClient())
+        configuration = client.Configuration.get_default_copy()
+        # looked up once: for each request aiohttp would do it in a thread, and look for a netrc too
+        configuration.proxy = configuration.proxy or _proxy_of(configuration.host)
+        configuration.client_session_kwargs = {"trust_env": False}
+        return cls(client.ApiClient(configuration))
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]
@@ -204,6 +235,37 @@ class Cluster:
             raise ApiError(answer.status, f"{method} {path}: {_message(text)}")
         decoded: Object = json.loads(text)
         return decoded
+
+
+async def apply_child(
+    cluster: Objects, manifest: Mapping[str, Any], *, manager: str = FIELD_MANAGER
+) -> Object:
+    """Apply what the spec asks for. Raises RefusedError where no retry would change the answer."""
+    what = f"{manifest['kind']} {manifest['metadata']['name']}"
+    try:
+        answer = await cluster.apply(manifest, manager=manager)
+    except ApiError as error:
+        if error.status in (400, 422):
+            raise RefusedError(
+                "InvalidSpec", f"{what} is refused: {error}; correct the spec where it comes from"
+            ) from error
+        if error.status == 403:
+            raise RefusedError(
+                "Forbidden",
+                f"{what} is refused: {error}; a quota, an admission policy or the operator's "
+                "rights must allow it, or the spec ask for less",
+            ) from error
+        raise
+    logger.info("%s: %s applied", manifest["metadata"]["namespace"], what)
+    return answer
+
+
+def _proxy_of(url: str) -> str | None:
+    """By the environment, as usual: HTTPS_PROXY, NO_PROXY."""
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def _message(text: str) -> str:

@@ -1,0 +1,99 @@
+"""Writes a resource's status where it changed, and the events that the changes make."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from lightllm_operator.cluster.client import Objects
+from lightllm_operator.errors import ApiError, SpecError
+from lightllm_operator.names import API_VERSION, FIELD_MANAGER, KIND, STATUS_MANAGER
+from lightllm_operator.spec import DeploymentSpec, parse
+from lightllm_operator.status import Observation, summarise, transitions
+
+__all__ = ["StatusWriter"]
+
+logger = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+
+class StatusWriter:
+    """The only writer of the status."""
+
+    def __init__(self, cluster: Objects) -> None:
+        self._cluster = cluster
+
+    async def tell(self, owner: Object, seen: Observation) -> None:
+        """owner: the resource as it was read."""
+        before, now = owner.get("status", {}), _now()
+        status = summarise(seen, before, now)
+        if status != before:
+            await self._write(owner, status, now)
+
+    async def tell_refused(self, owner: Object, error: SpecError) -> None:
+        """The spec cannot even be read: only its condition changes."""
+        before, now = owner.get("status", {}), _now()
+        seen = Observation(spec=_parse_bare(owner), desired=0, refused=error)
+        status = {**before, **summarise(seen, before, now)}
+        if status != before:
+            await self._write(owner, status, now)
+
+    async def _write(self, owner: Object, status: Object, now: str) -> None:
+        metadata = owner["metadata"]
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            # another resource may have the name by now: with the uid the API server refuses
+            "metadata": {key: metadata[key] for key in ("name", "namespace", "uid")},
+            "status": status,
+        }
+        await self._cluster.apply(manifest, manager=STATUS_MANAGER, subresource="status")
+        notes = transitions(owner.get("status", {}), status)
+        for _, reason, message in notes:
+            logger.info("%s/%s: %s: %s", metadata["namespace"], metadata["name"], reason, message)
+        await asyncio.gather(*(self._event(owner, *note, now) for note in notes))
+
+    async def _event(self, owner: Object, kind: str, reason: str, message: str, now: str) -> None:
+        metadata = owner["metadata"]
+        digest = hashlib.sha256(f"{metadata['uid']}{reason}{message}{now}".encode()).hexdigest()
+        event = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {
+                "name": f"{metadata['name']}.{digest[:16]}",
+                "namespace": metadata["namespace"],
+            },
+            "involvedObject": {
+                "apiVersion": API_VERSION,
+                "kind": KIND,
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+            },
+            "type": kind,
+            "reason": reason,
+            "message": message[:1000],
+            "source": {"component": FIELD_MANAGER},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._cluster.create(event)
+        except ApiError as error:
+            logger.warning("event not posted: %s", error)
+
+
+def _parse_bare(owner: Object) -> DeploymentSpec:
+    """Identity and model alone, of a resource whose spec has an error elsewhere."""
+    model = owner["spec"]["model"]
+    bare = {**model, "uri": model["uri"].replace("..", "__")}
+    return parse({**owner, "spec": {"model": bare}})
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
