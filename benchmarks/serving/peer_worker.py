@@ -1,12 +1,12 @@
 """One peer engine in a process of its own: loads the model, then runs a round per line of stdin.
 
-    python peer_worker.py ENGINE MODEL_DIR DTYPE THREADS
+    python peer_worker.py ENGINE MODEL_DIR DTYPE THREADS arrival|presorted
 
 First line out: `{"version", "command"}`. Then, for every request list that comes in as
 `[[prompt_ids, output_len], …]`, one line `{"seconds", "ttft": […], "tpot": […]}` with times in
-seconds. Static batches of prompts of similar length, as CTranslate2's own `max_batch_size` makes
-them: less padding for one, and for the other fewer prompt tokens that are decoded one by one. Only
-the tokens asked for count as useful.
+seconds. Static batches: of the requests in order of arrival, or, where the peer may know all of
+them beforehand, of prompts of similar length, which is less padding for one, and for the other
+fewer prompt tokens that are decoded one by one. Only the tokens asked for count as useful.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from workload import Request, by_length
+from workload import Request, batches, by_length
 
 # runs one batch and returns, for each of its requests, the times at which its tokens were there
 BatchRunner = Callable[[list[Request]], list[list[float]]]
@@ -104,11 +104,11 @@ def load_ctranslate2(model_dir: str, dtype: str, threads: int) -> tuple[BatchRun
 LOADERS = {"transformers": load_transformers, "ctranslate2": load_ctranslate2}
 
 
-def run_round(run: BatchRunner, requests: list[Request]) -> dict[str, Any]:
+def run_round(run: BatchRunner, groups: list[list[Request]]) -> dict[str, Any]:
     """Every batch after the other; TTFT counts from the start of the request's batch."""
     ttft, tpot = [], []
     start = time.perf_counter()
-    for batch in by_length(requests):
+    for batch in groups:
         batch_start = time.perf_counter()
         for request, times in zip(batch, run(batch), strict=True):
             assert len(times) == request.output_len, (len(times), request.output_len)
@@ -118,7 +118,8 @@ def run_round(run: BatchRunner, requests: list[Request]) -> dict[str, Any]:
 
 
 def main() -> None:
-    engine, model_dir, dtype, threads = sys.argv[1:]
+    engine, model_dir, dtype, threads, order = sys.argv[1:]
+    grouped = {"arrival": batches, "presorted": by_length}[order]
     # stdout is the protocol's; what the libraries print goes to stderr
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -126,7 +127,7 @@ def main() -> None:
     print(json.dumps({"version": version, "command": command}), file=out, flush=True)
     for line in sys.stdin:
         requests = [Request(prompt_ids=ids, output_len=length) for ids, length in json.loads(line)]
-        print(json.dumps(run_round(run, requests)), file=out, flush=True)
+        print(json.dumps(run_round(run, grouped(requests))), file=out, flush=True)
 
 
 if __name__ == "__main__":

@@ -46,11 +46,11 @@ class PeerSpec:
 class Peer:
     """A running `peer_worker.py`; raises PeerError where it fails."""
 
-    def __init__(self, spec: PeerSpec, threads: int) -> None:
+    def __init__(self, spec: PeerSpec, threads: int, *, presorted: bool = False) -> None:
         self.spec = spec
         command = [sys.executable, str(WORKER), spec.engine, str(spec.model_dir), spec.dtype]
         self._process = subprocess.Popen(
-            [*command, str(threads)],
+            [*command, str(threads), "presorted" if presorted else "arrival"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

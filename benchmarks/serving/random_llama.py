@@ -42,8 +42,8 @@ def cache_dir() -> Path:
 
 
 def ensure_model() -> Path:
-    """The model's directory, written first if it is not there (0.5 GB, about 20 s)."""
-    target = cache_dir() / "random-llama-125m-v1"
+    """The model's directory, written first if it is not there (0.25 GB, about 20 s)."""
+    target = cache_dir() / "random-llama-125m-v2"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,12 +85,13 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_model(folder: Path) -> None:
-    """Random float32 weights, seed 0, in Hugging Face's layout."""
+    """Random weights, seed 0, in Hugging Face's layout and bfloat16, as most are published."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**CONFIG)).save_pretrained(folder)
+    model = LlamaForCausalLM(LlamaConfig(**CONFIG)).to(torch.bfloat16)
+    model.save_pretrained(folder)
 
 
 if __name__ == "__main__":

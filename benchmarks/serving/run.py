@@ -1,9 +1,9 @@
 """Serving throughput beside transformers and CTranslate2, and what a server costs around it.
 
-    .venv/bin/python benchmarks/serving/run.py [--json FILE] [--rounds 3]
+    .venv/bin/python benchmarks/serving/run.py [--json FILE] [--rounds 3] [--presorted]
 
-The same 64 requests go to our server over HTTP, 16 at a time, and to each peer in batches of 16,
-sorted by prompt length, in alternating rounds on this machine. Our prefix cache is off there: it
+The same 64 requests go to our server over HTTP, 16 at a time, and to each peer in static batches of
+16, in the same order, in alternating rounds on this machine. Our prefix cache is off there: it
 would know every prompt from the round before. A peer that is missing or fails ends the run with
 exit code 1. Ratios below what is owed are printed as MISSED and do not change the exit code.
 """
@@ -67,9 +67,11 @@ def start_ours(
     return Ours(server), result
 
 
-def start_peer(stack: contextlib.ExitStack, spec: PeerSpec, threads: int) -> Contestant:
+def start_peer(
+    stack: contextlib.ExitStack, spec: PeerSpec, threads: int, *, presorted: bool
+) -> Contestant:
     """A peer at the dtype that the probe chose, ended with `stack`."""
-    peer = Peer(spec, threads)
+    peer = Peer(spec, threads, presorted=presorted)
     stack.callback(peer.close)
     result = EngineResult(
         name=spec.name,
@@ -95,7 +97,7 @@ def run_rounds(contestants: list[Contestant], requests: list[Request], num_round
 
 
 def measure_engines(
-    model_dir: Path, threads: int, num_rounds: int, num_requests: int
+    model_dir: Path, threads: int, num_rounds: int, num_requests: int, *, presorted: bool
 ) -> tuple[list[EngineResult], dict[str, Any]]:
     """All engines in alternating rounds, then what is measured on our two running servers."""
     requests = make_requests(VOCAB_SIZE, count=num_requests)
@@ -106,7 +108,10 @@ def measure_engines(
             start_ours(stack, model_dir, threads, quantised=quantised)
             for quantised in (False, True)
         ]
-        contestants = ours + [start_peer(stack, spec, threads) for spec in chosen]
+        contestants = [
+            *ours,
+            *(start_peer(stack, spec, threads, presorted=presorted) for spec in chosen),
+        ]
         run_rounds(contestants, requests, num_rounds)
         plain, int8 = (engine.server for engine, _ in ours if isinstance(engine, Ours))
         prompts = [request.prompt_ids for request in requests[: extras.LOGITS_PROMPTS]]
@@ -125,6 +130,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here too")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default 3)")
     parser.add_argument("--requests", type=int, default=NUM_REQUESTS, help="fewer to try it out")
+    parser.add_argument(
+        "--presorted",
+        action="store_true",
+        help="the peers know all requests beforehand and batch them by prompt length",
+    )
     options = parser.parse_args()
     if options.rounds < 1 or options.requests < CONCURRENCY:
         parser.error(f"--rounds must be at least 1 and --requests at least {CONCURRENCY}")
@@ -136,7 +146,13 @@ def main() -> int:
             "null_model_requests_per_second": extras.null_model(DEMO_MODEL, threads),
             "int8_weights_demo_model": extras.demo_logits(DEMO_MODEL, threads),
         }
-        results, more = measure_engines(ensure_model(), threads, options.rounds, options.requests)
+        results, more = measure_engines(
+            ensure_model(),
+            threads,
+            options.rounds,
+            options.requests,
+            presorted=options.presorted,
+        )
     except (PeerError, ServerError, client.ClientError, ImportError) as error:
         print(f"benchmark void: {error}", file=sys.stderr)
         return 1
