@@ -35,6 +35,9 @@ def left_behind() -> list[str]:
     shown += [str(path) for path in Path("/sys/fs/cgroup").glob("*/kubepods")]
     for process in Path("/proc").glob("[0-9]*"):
         try:
+            if "\nState:\tZ" in (process / "status").read_text(encoding="utf-8"):
+                # ended, and waits for whoever started it
+                continue
             shown.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
             shown.append((process / "cgroup").read_text(encoding="utf-8"))
         except (FileNotFoundError, ProcessLookupError):
