@@ -50,6 +50,7 @@ check: setup  ## format, lint, types, layers, unit tests: minutes, no cluster
 	$(UNIT) -m "not slow and not whole and not e2e and not gpu"
 
 test: check  ## everything that CI runs: `check`, the tests with real processes, and those on the cluster (root)
+	$(BIN)/python tests/cluster/cli.py prepare
 	$(BIN)/python -m pytest -q -m "slow and not whole and not e2e and not gpu" --fault-table
 	$(BIN)/python -m pytest -q -m "e2e and not whole" tests/e2e
 

@@ -95,7 +95,7 @@ def up() -> None:
     machine.check_root()
     with _locked():
         say(f"Kubernetes {KUBERNETES_VERSION} on this machine, logs in {LOGS}")
-        _prepare()
+        prepare()
         intact = PIDS.exists() and certificates.are_valid()
         if not intact:
             _end()
@@ -111,8 +111,9 @@ def up() -> None:
     say(f"ready after {time.monotonic() - began:.0f} s: export KUBECONFIG={KUBECONFIG}")
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """What the machine needs, once: packages and programs."""
+    machine.check_root()
     machine.install_packages()
     machine.check_kernel()
     machine.check_addresses()
@@ -213,6 +214,7 @@ def _arguments() -> argparse.Namespace:
         "missing is built with Go. Debian packages that are missing are installed with apt.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("prepare", help="install and build what `up` needs, and start nothing")
     commands.add_parser("up", help="bring it up; again: repair it, in seconds if all is well")
     commands.add_parser("down", help="end it and leave nothing behind but the cache")
     commands.add_parser("status", help="what runs; exit code 1 if anything does not")
@@ -232,6 +234,8 @@ def main() -> int:
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
     try:
         match arguments.command:
+            case "prepare":
+                prepare()
             case "up":
                 up()
             case "down":

@@ -18,15 +18,6 @@ CRD = CHECKOUT / "crds" / "lightllmdeployments.serving.lightllm.io.yaml"
 sys.path.insert(0, str(CHECKOUT / "tests" / "cluster"))
 
 
-def pytest_collection_modifyitems(config, items):
-    """The first build of the API server may take longer than a test."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            own = item.get_closest_marker("timeout")
-            seconds = own.args[0] if own else float(config.getini("timeout"))
-            item.add_marker(pytest.mark.timeout(seconds, func_only=True), append=False)
-
-
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The admin's kubeconfig; nothing runs controllers: what is written is what there is."""
