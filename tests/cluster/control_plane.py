@@ -28,7 +28,7 @@ from shell import run, step, wait_until
 
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
-# which verbs the operator's service account uses is read from the log by the tests
+# which verbs the operator's service account uses, and when it had its roles, is read by the tests
 _AUDIT_POLICY = """\
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -36,6 +36,11 @@ omitStages: [RequestReceived]
 rules:
   - level: Metadata
     userGroups: ["system:serviceaccounts"]
+  - level: Metadata
+    verbs: [create, patch, delete]
+    resources:
+      - group: rbac.authorization.k8s.io
+        resources: [rolebindings, clusterrolebindings]
   - level: None
 """
 
