@@ -12,6 +12,7 @@ __all__ = [
     "PodProblem",
     "fetching_address",
     "find_problem",
+    "has_ended",
     "is_ready",
     "is_terminating",
     "unschedulable_since",
@@ -44,6 +45,11 @@ class PodProblem:
 
 def is_terminating(pod: Object) -> bool:
     return "deletionTimestamp" in pod["metadata"]
+
+
+def has_ended(pod: Object) -> bool:
+    """Evicted, not admitted or otherwise over; it stays until it is collected."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
 
 def is_ready(pod: Object) -> bool:

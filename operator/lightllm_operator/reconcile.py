@@ -30,6 +30,7 @@ from lightllm_operator.names import (
     selector,
 )
 from lightllm_operator.pods import (
+    has_ended,
     is_ready,
     is_terminating,
     unschedulable_since,
@@ -106,7 +107,10 @@ class Reconciler:
             return Observation(spec=spec, desired=0, refused=refused), _RECHECK_S
         pods: list[Object] = []
         if deployment is not None:
-            pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name), cached=True)
+            found = await cluster.list(
+                "v1", "Pod", spec.namespace, selector(spec.name), cached=True
+            )
+            pods = [pod for pod in found if not has_ended(pod)]
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
         kept = _unedited_pin(deployment, spec)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from lightllm_operator import metrics
 from lightllm_operator.autoscale import Decision, History, PodSample, decide
 from lightllm_operator.errors import SpecError
-from lightllm_operator.pods import is_ready, is_terminating, unschedulable_since
+from lightllm_operator.pods import has_ended, is_ready, is_terminating, unschedulable_since
 from lightllm_operator.reconcile import Key
 from lightllm_operator.spec import DeploymentSpec, parse
 
@@ -104,7 +104,9 @@ class Scaler:
     async def round(self) -> None:
         """Scrape everything at once, then decide."""
         resources = dict(self._source.resources())
-        pods = {key: self._source.pods(key) for key in resources}
+        pods = {
+            key: [pod for pod in self._source.pods(key) if not has_ended(pod)] for key in resources
+        }
         samples = await asyncio.gather(
             *(self._scraper.scrape(_addresses(pods[key])) for key in resources)
         )
