@@ -57,12 +57,12 @@ class ModelReader:
         Raises RefusedError where the claim of the cache, or a Job, cannot be made.
         """
         await self._apply_claim(spec)
-        name = manifests.check_name(spec, self._settings)
-        if kept and (noted := json.loads(kept))["job"] == name:
-            return ModelReading(ModelFacts.from_report(json.dumps(noted["report"])), kept)
+        if (known := self.known(spec, kept)).model is not None:
+            return known
         if is_cached(spec) and (fetching := await self._fetch(spec)) is not None:
             return fetching
         cluster, namespace = self._cluster, spec.namespace
+        name = manifests.check_name(spec, self._settings)
         job = await cluster.get("batch/v1", "Job", namespace, name)
         if job is None:
             await apply_child(cluster, manifests.check_job(spec, self._settings))
@@ -78,6 +78,14 @@ class ModelReader:
                     await self._again_later(job, spec)
                 return ModelReading(model, json.dumps({"job": name, "report": json.loads(text)}))
         return ModelReading(problem=await self._job_problem(job, spec, pods, "CheckFailed"))
+
+    def known(self, spec: DeploymentSpec, kept: str) -> ModelReading:
+        """By the report alone: empty where it is of another model or image."""
+        if not kept or (noted := json.loads(kept))["job"] != manifests.check_name(
+            spec, self._settings
+        ):
+            return ModelReading()
+        return ModelReading(ModelFacts.from_report(json.dumps(noted["report"])), kept)
 
     async def download(self, pods: list[Object]) -> DownloadProgress | None:
         """Of the first pod that fetches its model and answers."""

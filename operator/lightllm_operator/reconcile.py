@@ -37,7 +37,7 @@ from lightllm_operator.pods import (
 )
 from lightllm_operator.settings import Settings
 from lightllm_operator.sizing import kv_choice, tensor_parallel_size
-from lightllm_operator.spec import DeploymentSpec, parse
+from lightllm_operator.spec import DeploymentSpec, check, read
 from lightllm_operator.status import Observation
 from lightllm_operator.status_writer import StatusWriter
 
@@ -87,18 +87,11 @@ class Reconciler:
         if owner is None or "deletionTimestamp" in owner["metadata"]:
             self._scaler.forget(key)
             return None
-        try:
-            spec = parse(owner)
-        except SpecError as error:
-            await self._status.tell_refused(owner, error)
-            return None
-        seen, delay = await self._bring_in_line(owner, spec)
+        seen, delay = await self._bring_in_line(read(owner))
         await self._status.tell(owner, seen)
         return delay
 
-    async def _bring_in_line(
-        self, owner: Object, spec: DeploymentSpec
-    ) -> tuple[Observation, float | None]:
+    async def _bring_in_line(self, spec: DeploymentSpec) -> tuple[Observation, float | None]:
         cluster, key = self._cluster, Key(spec.namespace, spec.name)
         deployment = await cluster.get("apps/v1", "Deployment", *key)
         if deployment is not None and not is_owned(deployment, spec.uid):
@@ -116,23 +109,16 @@ class Reconciler:
         kept = _unedited_pin(deployment, spec)
         # what the pods were made with is known already: another default image changes none of it
         checked = spec if kept is None else replace(spec, image=kept.image)
-        pinned, update, refused_error = _pin(deployment), "", None
-        serving = deployment
-        reading = ModelReading()
-        try:
-            reading = await self._models.read(checked, _annotation(deployment, ANNOTATION_REPORT))
-        except RefusedError as error:
-            refused_error = error
-        model = reading.model
-        if model is not None and not model.errors:
+        report = _annotation(deployment, ANNOTATION_REPORT)
+        reading, refused_error = await self._read_model(checked, report)
+        model, serving, pinned, update = reading.model, deployment, _pin(deployment), ""
+        if refused_error is None and model is not None:
             try:
                 serving, pinned, update = await self._apply_deployment(
                     spec, kept, deployment, pods, model, reading.report
                 )
             except RefusedError as error:
                 refused_error = error
-        elif model is not None:
-            refused_error = RefusedError("UnsupportedModel", "; ".join(model.errors))
         if refused_error is None and pinned is not None:
             try:
                 await self._apply_others(spec, desired)
@@ -158,9 +144,28 @@ class Reconciler:
             update=update,
         )
         settled = model is not None and sum(map(is_ready, pods)) == desired == len(pods)
+        if isinstance(refused_error, SpecError):
+            # only an edit helps
+            return seen, None
         if refused_error is not None:
             return seen, _RECHECK_S
         return seen, None if settled else _SOON_S
+
+    async def _read_model(
+        self, spec: DeploymentSpec, kept: str
+    ) -> tuple[ModelReading, RefusedError | SpecError | None]:
+        """What is known of the model, and why its pods must not be made."""
+        try:
+            check(spec)
+            reading = await self._models.read(spec, kept)
+        except SpecError as error:
+            # nothing is read by a wrong spec
+            return self._models.known(spec, kept), error
+        except RefusedError as error:
+            return ModelReading(), error
+        if reading.model is not None and reading.model.errors:
+            return reading, RefusedError("UnsupportedModel", "; ".join(reading.model.errors))
+        return reading, None
 
     # ------------------------------------------------------------ children
 

@@ -15,10 +15,9 @@ from typing import Any, Protocol
 
 from lightllm_operator import metrics
 from lightllm_operator.autoscale import Decision, History, PodSample, decide
-from lightllm_operator.errors import SpecError
 from lightllm_operator.pods import has_ended, is_ready, is_terminating, unschedulable_since
 from lightllm_operator.reconcile import Key
-from lightllm_operator.spec import DeploymentSpec, parse
+from lightllm_operator.spec import DeploymentSpec, read
 
 __all__ = ["Scaler", "Source"]
 
@@ -122,10 +121,7 @@ class Scaler:
         now = self._clock()
         known = self._known.get(key)
         if known is None or known.body is not body:
-            try:
-                spec = parse(body)
-            except SpecError:
-                return
+            spec = read(body)
             known = self._known.setdefault(key, _Known(History(started=now), body, spec))
             known.body, known.spec = body, spec
         spec, known.samples = known.spec, samples

@@ -193,6 +193,9 @@ def _model_available(seen: Observation) -> _Condition:
     if seen.check_problem is not None:
         problem = seen.check_problem
         return _Condition("ModelAvailable", "False", problem.reason, problem.message)
+    if seen.model is None and isinstance(seen.refused, SpecError):
+        message = f"{uri} is not read before spec is corrected"
+        return _Condition("ModelAvailable", "Unknown", "NotChecked", message)
     if seen.model is None and seen.download is not None:
         message = f"{uri} is being fetched: {_amount(seen.download)}"
         return _Condition("ModelAvailable", "Unknown", "Downloading", message)
