@@ -136,11 +136,12 @@ def decide(
     replicas: int,
     history: History,
     now: float,
-    unschedulable: bool = False,
+    blocked: str = "",
 ) -> Decision:
     """The count to run. samples: of Ready pods that answered; num_missing: Ready ones that did not.
 
     num_starting: pods of the newest revision that are not Ready. replicas: the count now.
+    blocked: why no further pod would start, a reason of ScalingLimited, or "".
     """
     low, high = spec.min_replicas, spec.max_replicas
     if not samples:
@@ -176,8 +177,8 @@ def decide(
     bounded = min(max(wanted, low), high)
     history.wanted.append((now, bounded))
     given, limited = _smooth(spec, bounded, replicas, history, now)
-    if unschedulable and given > replicas:
-        given, limited = replicas, "GPUsUnavailable"
+    if blocked and given > replicas:
+        given, limited = replicas, blocked
     elif given == bounded != wanted:
         limited = "TooManyReplicas" if wanted > high else "TooFewReplicas"
     held = ""

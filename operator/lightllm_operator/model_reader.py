@@ -32,6 +32,7 @@ Object = dict[str, Any]
 
 _RECHECK_S = 60
 _VOLUME_PATIENCE_S = 20
+_POD_PATIENCE_S = 30
 
 
 class ModelReading(NamedTuple):
@@ -113,17 +114,25 @@ class ModelReader:
     async def _job_problem(
         self, job: Object, spec: DeploymentSpec, pods: list[Object], reason: str
     ) -> PodProblem | None:
-        """Of a Job's pods, or with that reason of the Job; one that failed is made again later."""
+        """Of a Job's pods, or with that reason of the Job; one that ended is made again later."""
         name, failed = job["metadata"]["name"], _has_condition(job, "Failed")
         # while another pod tries, what ended the one before is history
         trying = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"]
         problem = find_problem(pods if failed else trying or pods)
         if problem is None:
             problem = _volume_problem(spec, trying)
-        if failed:
+        if failed or _has_condition(job, "Complete"):
             await self._again_later(job, spec)
-            said = f"job {name} failed; see `kubectl logs job/{name}`"
-            return problem or PodProblem(reason, said)
+            said = "failed" if failed else "ended without a report"
+            return problem or PodProblem(
+                reason, f"job {name} {said}; see `kubectl logs job/{name}`"
+            )
+        if (
+            not pods
+            and time.time() - _seconds(job["metadata"]["creationTimestamp"]) > _POD_PATIENCE_S
+        ):
+            said = f"job {name} has no pod: a quota or an admission policy may refuse it; see "
+            return PodProblem("PodMissing", f"{said}`kubectl describe job {name}`")
         return problem
 
     async def _again_later(self, job: Object, spec: DeploymentSpec) -> None:
@@ -134,8 +143,7 @@ class ModelReader:
             if condition["status"] == "True"
         )
         since = max(ends, default=job["metadata"]["creationTimestamp"])
-        at = datetime.fromisoformat(since.replace("Z", "+00:00")).timestamp()
-        if time.time() - at > _RECHECK_S:
+        if time.time() - _seconds(since) > _RECHECK_S:
             await self._cluster.delete("batch/v1", "Job", spec.namespace, job["metadata"]["name"])
 
     async def _pods_of(self, spec: DeploymentSpec, component: str, job: str) -> list[Object]:
@@ -162,6 +170,11 @@ class ModelReader:
 
 def is_owned(child: Object, uid: str) -> bool:
     return any(owner["uid"] == uid for owner in child["metadata"].get("ownerReferences", ()))
+
+
+def _seconds(at: str) -> float:
+    """Unix seconds of a time of the API server."""
+    return datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
 
 
 def _has_condition(job: Mapping[str, Any], kind: str) -> bool:

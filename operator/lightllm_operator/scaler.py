@@ -15,7 +15,13 @@ from typing import Any, Protocol
 
 from lightllm_operator import metrics
 from lightllm_operator.autoscale import Decision, History, PodSample, decide
-from lightllm_operator.pods import has_ended, is_ready, is_terminating, unschedulable_since
+from lightllm_operator.pods import (
+    find_refusal,
+    has_ended,
+    is_ready,
+    is_terminating,
+    unschedulable_since,
+)
 from lightllm_operator.reconcile import Key
 from lightllm_operator.spec import DeploymentSpec, read
 
@@ -34,7 +40,7 @@ class Source(Protocol):
 
     def resources(self) -> Mapping[Key, Object]: ...
     def pods(self, key: Key) -> list[Object]: ...
-    def replicas(self, key: Key) -> int | None: ...
+    def deployment(self, key: Key) -> Object | None: ...
 
 
 class _Scrape(Protocol):
@@ -125,9 +131,10 @@ class Scaler:
             known = self._known.setdefault(key, _Known(History(started=now), body, spec))
             known.body, known.spec = body, spec
         spec, known.samples = known.spec, samples
-        replicas = self._source.replicas(key)
-        if replicas is None:
+        deployment = self._source.deployment(key)
+        if deployment is None:
             return
+        replicas: int = deployment["spec"].get("replicas", 1)
         waiting = sum(sample.waiting for sample in samples.values())
         running = sum(sample.running for sample in samples.values())
         before = known.decision
@@ -148,7 +155,7 @@ class Scaler:
                 replicas=replicas,
                 history=known.history,
                 now=now,
-                unschedulable=any(map(_is_stuck, starting)),
+                blocked=_blocked(deployment, starting),
             )
         metrics.tell_resource(
             key, waiting=waiting, desired=known.decision.replicas, ready=len(ready)
@@ -185,6 +192,13 @@ def _addresses(pods: list[Object]) -> dict[str, str]:
         for pod in pods
         if is_ready(pod) and pod.get("status", {}).get("podIP")
     }
+
+
+def _blocked(deployment: Object, starting: list[Object]) -> str:
+    """Why further pods would not start either, as a reason of ScalingLimited, or ""."""
+    if find_refusal(deployment) is not None:
+        return "PodsRefused"
+    return "GPUsUnavailable" if any(map(_is_stuck, starting)) else ""
 
 
 def _is_stuck(pod: Object) -> bool:

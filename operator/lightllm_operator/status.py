@@ -13,7 +13,7 @@ from lightllm_operator.autoscale import Decision
 from lightllm_operator.errors import RefusedError, SpecError
 from lightllm_operator.facts import DownloadProgress, ModelFacts, Pinned
 from lightllm_operator.names import ANNOTATION_UPGRADE, selector
-from lightllm_operator.pods import PodProblem, find_problem, is_ready
+from lightllm_operator.pods import PodProblem, find_problem, find_refusal, is_ready
 from lightllm_operator.spec import DeploymentSpec
 
 __all__ = ["Observation", "summarise", "transitions"]
@@ -237,7 +237,7 @@ def _progressing(seen: Observation) -> _Condition:
 def _available(seen: Observation) -> _Condition:
     ready = sum(map(is_ready, seen.pods))
     least = seen.spec.autoscaling.min_replicas if seen.spec.autoscaling else min(seen.desired, 1)
-    problem = find_problem(seen.pods)
+    problem = find_problem(seen.pods) or find_refusal(seen.deployment or {})
     if ready >= least:
         message = f"{ready} of {seen.desired} pods serve"
         if problem is not None:

@@ -123,10 +123,11 @@ def test_a_burst_shorter_than_the_scale_up_window_adds_nothing():
     assert decide_once(spec, burst, 1, history, now=1031.0).replicas > 1
 
 
-def test_no_more_pods_are_asked_for_than_gpus_exist():
+@pytest.mark.parametrize("blocked", ["GPUsUnavailable", "PodsRefused"])
+def test_no_more_pods_are_asked_for_than_can_start(blocked):
     sample = sample_of(waiting=400, running=16)
-    decision = decide_once(autoscaling(), [sample], 2, unschedulable=True)
-    assert (decision.replicas, decision.limited) == (2, "GPUsUnavailable")
+    decision = decide_once(autoscaling(), [sample], 2, blocked=blocked)
+    assert (decision.replicas, decision.limited) == (2, blocked)
 
 
 def test_a_full_kv_cache_adds_a_pod_before_a_queue_forms():

@@ -191,6 +191,33 @@ def test_a_missing_secret_is_told_after_a_while(cluster, read, seconds, told):
         assert "Secret hub" in problem.message
 
 
+@pytest.mark.parametrize("spec", [{}, CACHED], ids=["check", "fetch"])
+@pytest.mark.parametrize(("seconds", "told"), [(5, False), (40, True)])
+def test_a_job_whose_pod_is_refused_is_told_after_a_while(cluster, read, spec, seconds, told):
+    read(**spec)
+    [job] = cluster.names("Job")
+    cluster.objects["Job", job]["metadata"]["creationTimestamp"] = ago(seconds)
+    problem = read(**spec).problem
+    assert (problem is not None) == told
+    if problem is not None:
+        assert problem.reason == "PodMissing"
+        assert f"kubectl describe job {job}" in problem.message
+    cluster.add_pod(job)
+    assert read(**spec).problem is None
+
+
+def test_a_check_that_ends_without_a_report_is_told_and_made_again(cluster, read):
+    read()
+    [job] = cluster.names("Job")
+    cluster.add_pod(job, phase="Succeeded", containerStatuses=ended("check", 0))
+    cluster.pods[0]["status"]["containerStatuses"][0]["state"]["terminated"].pop("message")
+    cluster.end(job, "Complete", seconds_ago=5)
+    assert read().problem.reason == "CheckFailed"
+    cluster.end(job, "Complete", seconds_ago=90)
+    assert read().problem.reason == "CheckFailed"
+    assert cluster.names("Job") == []
+
+
 def test_a_claim_of_somebody_else_is_left_alone(cluster, read):
     claim = {"metadata": {"name": "demo-cache", "ownerReferences": []}, "spec": {}}
     cluster.objects["PersistentVolumeClaim", "demo-cache"] = claim

@@ -110,6 +110,35 @@ def test_what_is_wrong_with_a_pod_is_said_with_the_next_step(pod, reason, says):
     assert shown["Available"] == shown["Ready"] == ("False", reason)
 
 
+QUOTA = 'pods "demo-1" is forbidden: exceeded quota: small, requested: pods=1, limited: pods=1'
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA},
+        {
+            "type": "Progressing",
+            "status": "False",
+            "reason": "ReplicaSetCreateError",
+            "message": QUOTA,
+        },
+    ],
+)
+@pytest.mark.parametrize("num_ready", [0, 1])
+def test_pods_that_are_refused_are_told_with_the_cause(failure, num_ready):
+    deployment = {
+        "metadata": {"name": "demo", "generation": 1},
+        "spec": {},
+        "status": {"conditions": [failure]},
+    }
+    ready = [pod_of("p0", ready=True)][:num_ready]
+    status = summarise(observation(deployment=deployment, desired=2, pods=ready), {}, NOW)
+    told = condition(status, "Available")
+    assert told["reason"] == ("MinimumReplicasAvailable" if num_ready else "PodsRefused")
+    assert f"deployment demo: {QUOTA}; a quota" in told["message"]
+
+
 def test_a_pod_that_starts_is_no_problem():
     assert find_problem([pod_of("p0")]) is None
     shown = conditions_of(observation(pods=[pod_of("p0")]))

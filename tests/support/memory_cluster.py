@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
+from datetime import UTC, datetime
 
 from lightllm_operator.autoscale import Decision
 from lightllm_operator.cached_cluster import CachedCluster, FreshCluster
@@ -44,7 +45,8 @@ class MemoryCluster:
     def put(self, body: dict) -> dict:
         kind, metadata = body["kind"], body["metadata"]
         version = {"resourceVersion": str(next(self._versions))}
-        metadata = {"generation": 1, **metadata, "namespace": "default", **version}
+        made = {"generation": 1, "creationTimestamp": _now()}
+        metadata = {**made, **metadata, "namespace": "default", **version}
         stored = {**body, "metadata": metadata}
         self.objects[kind, metadata["name"]] = stored
         if kind in {each.kind for each in WATCHED}:
@@ -123,6 +125,10 @@ class View:
 
 class Downloads:
     """Nothing is fetched here."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def reconcile(objects, view: View | None = None) -> float | None:

@@ -1,0 +1,54 @@
+"""Rounds of the scaler over one resource whose pods and Deployment the watches have shown."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from lightllm_operator.names import SERVER, child_labels
+from lightllm_operator.scaler import Scaler
+from lightllm_operator.watch_cache import WatchCache
+from memory_cluster import DEMO, MemoryCluster
+from operator_objects import resource, sample_of
+
+REFUSED = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "no"}
+
+
+class FullPods:
+    """Pods with a long queue each."""
+
+    async def scrape(self, pods):
+        return {pod: sample_of(pod, waiting=40, running=16) for pod in pods}
+
+
+@pytest.fixture
+def cache():
+    return WatchCache()
+
+
+@pytest.fixture
+def cluster(cache):
+    """One pod serves, of as many as the Deployment wants."""
+    cluster = MemoryCluster(cache)
+    cluster.put(resource(autoscaling={"maxReplicas": 9}))
+    cluster.add_server("p0", ready=True, phase="Running", podIP="10.0.0.1")
+    return cluster
+
+
+def put_deployment(cluster: MemoryCluster, replicas: int, *conditions: dict) -> None:
+    metadata = {"name": "demo", "labels": child_labels("demo", SERVER)}
+    status = {"conditions": list(conditions)}
+    body = {"metadata": metadata, "spec": {"replicas": replicas}, "status": status}
+    cluster.put({"kind": "Deployment", **body})
+
+
+@pytest.mark.parametrize(
+    ("conditions", "limited"), [((), ""), ((REFUSED,), "PodsRefused")], ids=["free", "refused"]
+)
+def test_while_pods_are_refused_no_more_are_asked_for(cluster, cache, conditions, limited):
+    put_deployment(cluster, 2, *conditions)
+    scaler = Scaler(cache, FullPods(), lambda key: None)
+    asyncio.run(scaler.round())
+    decision = scaler.decision(DEMO)
+    assert (decision.replicas > 2, decision.limited) == (not limited, limited)
