@@ -30,7 +30,8 @@ __all__ = ["ModelReader", "ModelReading", "is_owned"]
 
 Object = dict[str, Any]
 
-_RECHECK_S = 60
+# seconds until a Job is made again: one that failed, one that found a model that cannot be served
+_RETRY_S, _RECHECK_S = 60, 600
 _VOLUME_PATIENCE_S = 20
 _POD_PATIENCE_S = 30
 
@@ -75,8 +76,9 @@ class ModelReader:
                     model = ModelFacts.from_report(text)
                 except ValueError:
                     continue
-                if model.errors:
-                    await self._again_later(job, spec)
+                if model.errors and not spec.model.uri.startswith("file://"):
+                    # an image stays as it is, all else may be mended
+                    await self._again_later(job, spec, _RECHECK_S)
                 return ModelReading(model, json.dumps({"job": name, "report": json.loads(text)}))
         return ModelReading(problem=await self._job_problem(job, spec, pods, "CheckFailed"))
 
@@ -122,7 +124,7 @@ class ModelReader:
         if problem is None:
             problem = _volume_problem(spec, trying)
         if failed or _has_condition(job, "Complete"):
-            await self._again_later(job, spec)
+            await self._again_later(job, spec, _RETRY_S)
             said = "failed" if failed else "ended without a report"
             return problem or PodProblem(
                 reason, f"job {name} {said}; see `kubectl logs job/{name}`"
@@ -135,15 +137,15 @@ class ModelReader:
             return PodProblem("PodMissing", f"{said}`kubectl describe job {name}`")
         return problem
 
-    async def _again_later(self, job: Object, spec: DeploymentSpec) -> None:
-        """A model that was not there may be there later: let the Job be made again."""
+    async def _again_later(self, job: Object, spec: DeploymentSpec, patience: float) -> None:
+        """What was not there may be there later: let the Job be made again."""
         ends = (
             condition["lastTransitionTime"]
             for condition in job.get("status", {}).get("conditions", ())
             if condition["status"] == "True"
         )
         since = max(ends, default=job["metadata"]["creationTimestamp"])
-        if time.time() - _seconds(since) > _RECHECK_S:
+        if time.time() - _seconds(since) > patience:
             await self._cluster.delete("batch/v1", "Job", spec.namespace, job["metadata"]["name"])
 
     async def _pods_of(self, spec: DeploymentSpec, component: str, job: str) -> list[Object]:

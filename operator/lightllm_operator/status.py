@@ -153,7 +153,7 @@ def _autoscaling(decision: Decision, last_scale: str | None, before: Object) -> 
 
 
 def _conditions(seen: Observation, before: Object) -> list[_Condition]:
-    config, model = _config_valid(seen), _model_available(seen)
+    config, model = _standing_verdict(seen, before) or (_config_valid(seen), _model_available(seen))
     progressing, available = _progressing(seen), _available(seen)
     conditions = [
         _ready(seen, config, model, available),
@@ -176,6 +176,23 @@ def _conditions(seen: Observation, before: Object) -> list[_Condition]:
             )
         )
     return conditions
+
+
+def _standing_verdict(seen: Observation, before: Object) -> tuple[_Condition, _Condition] | None:
+    """ConfigValid and ModelAvailable as they were, while a model that cannot be served is only
+    looked at again."""
+    if seen.model or seen.check_problem or seen.refused:
+        return None
+    told = {condition["type"]: condition for condition in before.get("conditions", ())}
+    config, model = told.get("ConfigValid"), told.get("ModelAvailable")
+    if (
+        config is None
+        or model is None
+        or config["reason"] != "UnsupportedModel"
+        or config["observedGeneration"] != seen.spec.generation
+    ):
+        return None
+    return _Condition.read(config), _Condition.read(model)
 
 
 def _config_valid(seen: Observation) -> _Condition:

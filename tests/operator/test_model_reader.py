@@ -206,6 +206,26 @@ def test_a_job_whose_pod_is_refused_is_told_after_a_while(cluster, read, spec, s
     assert read(**spec).problem is None
 
 
+@pytest.mark.parametrize(
+    ("uri", "seconds", "made_again"),
+    [
+        ("file:///models/x", 3000, False),
+        ("pvc://models/x", 90, False),
+        ("pvc://models/x", 700, True),
+        ("hf://org/name", 700, True),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_looked_at_again_where_it_may_change(
+    cluster, read, uri, seconds, made_again
+):
+    read(model={"uri": uri})
+    [job] = cluster.names("Job")
+    cluster.add_pod(job, phase="Succeeded", containerStatuses=ended("check", 0, errors=["odd"]))
+    cluster.end(job, "Complete", seconds_ago=seconds)
+    assert read(model={"uri": uri}).model.errors == ("odd",)
+    assert (cluster.names("Job") == []) == made_again
+
+
 def test_a_check_that_ends_without_a_report_is_told_and_made_again(cluster, read):
     read()
     [job] = cluster.names("Job")

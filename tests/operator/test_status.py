@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from lightllm_operator.autoscale import Decision
 from lightllm_operator.errors import RefusedError
 from lightllm_operator.facts import DownloadProgress, ModelFacts, Pinned
-from lightllm_operator.pods import fetching_address, find_problem, waits_for_volumes_since
+from lightllm_operator.pods import (
+    PodProblem,
+    fetching_address,
+    find_problem,
+    waits_for_volumes_since,
+)
 from lightllm_operator.status import Observation, summarise, transitions
 from operator_objects import pod_of, spec_of
 
@@ -298,6 +304,22 @@ def test_where_the_progress_is_asked_for():
     assert fetching_address(fetching(running={})) == "10.0.0.9"
     assert fetching_address(fetching(terminated={"exitCode": 0})) is None
     assert fetching_address(pod_of("p0", ready=True)) is None
+
+
+def test_while_a_model_is_looked_at_again_the_verdict_stands():
+    serving = [pod_of("p0", ready=True)]
+    refused = RefusedError("UnsupportedModel", "its attention is unknown")
+    told = summarise(observation(refused=refused, pods=serving), {}, NOW)
+    again = observation(model=None, pods=serving)
+    assert summarise(again, told, LATER)["conditions"] == told["conditions"]
+    assert transitions(told, summarise(again, told, LATER)) == []
+    # the new verdict, a fault of the new check, or another spec
+    assert condition(summarise(observation(pods=serving), told, LATER), "Ready")["status"] == "True"
+    problem = PodProblem("NotFound", "it is gone")
+    gone = observation(model=None, check_problem=problem, pods=serving)
+    assert condition(summarise(gone, told, LATER), "ModelAvailable")["reason"] == "NotFound"
+    edited = replace(again, spec=replace(spec_of(), generation=2))
+    assert condition(summarise(edited, told, LATER), "ConfigValid")["reason"] == "Checking"
 
 
 def test_a_download_tells_how_far_it_is():
