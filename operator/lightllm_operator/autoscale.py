@@ -9,7 +9,7 @@ missing samples never count as an empty queue.
     up   = N+1 at least, then, if no pod loads and none has room
     up   = ceil((q + r) / (B + T))   while lam or S is unknown
     up   = N+1   if the KV caches are full and lam·S > 0.9 B·N: before a queue forms
-    down = ceil((q + r + missing·(B+T)) / 0.8 B)   if q/N < T(1-tol)
+    down = ceil((q + r + missing·(B+T)) / 0.8 B), at least 1   if q/N < T(1-tol)
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ def decide(
         reason = f"{waiting} requests wait for {replicas} pods, more than {target} each"
     elif depth < target * (1 - tolerance):
         load = waiting + running + num_missing * (capacity + target)
-        wanted = min(replicas, math.ceil(load / (_BUSY_DOWN * capacity)))
+        # the first request must not change what is wanted
+        wanted = min(replicas, max(1, math.ceil(load / (_BUSY_DOWN * capacity))))
         reason = f"{waiting} requests wait and {running} run, {wanted} pods are enough"
     usage = sum(sample.kv_usage for sample in samples) / len(samples)
     if usage > _FULL_KV and not num_starting and wanted <= replicas:

@@ -98,7 +98,7 @@ def summarise(seen: Observation, before: Object, now: str) -> dict[str, Any]:
 
 def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
     """(type "Normal" or "Warning", reason, message) of every condition that changed its reason,
-    but for those that only say that a start goes on as it should."""
+    but for those that only say that a start goes on as it should, or that the load is small."""
     old = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", ())}
     notes = []
     for condition in after["conditions"]:
@@ -106,7 +106,8 @@ def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
         was = old.get(condition["type"], ("Unknown", ""))
         fine = _is_fine(condition["type"], *now)
         calm = fine or condition["reason"] in _STARTING
-        if was == now or (calm and _is_start(*was) and condition["reason"] not in _NEWS):
+        idle = condition["reason"] in _IDLE or (was[1] in _IDLE and fine)
+        if was == now or idle or (calm and _is_start(*was) and condition["reason"] not in _NEWS):
             continue
         notes.append(("Normal" if fine else "Warning", condition["reason"], condition["message"]))
     # Ready repeats the condition that it follows from
@@ -117,6 +118,8 @@ def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
 _WISHED = {"ScalingLimited": "False", "GPUsUnderused": "False"}
 # reasons that a resource begins with
 _STARTING = ("Disabled", "NoReadyReplicas", "NotStarted", "Progressing")
+# what the lowest count means for a small load, which comes and goes
+_IDLE = ("TooFewReplicas",)
 # told also where all went well before
 _NEWS = ("Downloading", "Serving")
 

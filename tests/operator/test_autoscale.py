@@ -79,6 +79,16 @@ def test_an_idle_deployment_goes_to_its_minimum():
     assert decide_once(slow, samples, 3).limited == "RateLimited"
 
 
+def test_at_the_lowest_count_single_requests_change_nothing():
+    spec = autoscaling(minReplicas=1)
+    history = History(started=0.0)
+    told = [
+        decide_once(spec, [sample_of(running=running)], 1, history, now=1000.0 + 5 * running)
+        for running in (0, 1, 0)
+    ]
+    assert [(each.replicas, each.limited) for each in told] == [(1, "")] * 3
+
+
 def test_pods_that_load_do_not_cascade():
     sample = sample_of(waiting=20, running=16)
     decision = decide_once(autoscaling(), [sample], 4, num_starting=3)

@@ -250,6 +250,19 @@ def test_a_start_without_problems_makes_no_events():
     assert reasons == [("Normal", "Serving")]
 
 
+def test_a_small_load_that_comes_and_goes_makes_no_events():
+    spec = spec_of(autoscaling={"minReplicas": 2, "maxReplicas": 3})
+    serving = [pod_of(name, ready=True) for name in ("p0", "p1")]
+    status, reasons = {}, []
+    for limited in ("", "TooFewReplicas", "", "TooFewReplicas", "RateLimited", ""):
+        decision = Decision(replicas=2, limited=limited)
+        seen = observation(spec=spec, desired=2, pods=serving, decision=decision)
+        after = summarise(seen, status, NOW)
+        reasons += [reason for _, reason, _ in transitions(status, after)]
+        status = after
+    assert reasons == ["Serving", "RateLimited", "WithinRange"]
+
+
 def test_a_start_with_a_problem_tells_it():
     refused = RefusedError("InvalidTensorParallel", "got 3")
     status = summarise(observation(refused=refused, pinned=None), {}, NOW)
