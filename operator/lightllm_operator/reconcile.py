@@ -48,6 +48,8 @@ Object = dict[str, Any]
 _SURGE_PATIENCE_S = 10
 _RECHECK_S = 60
 _SOON_S = 5.0
+# the highest pod-deletion-cost
+_UNKNOWN_LOAD = 2**31 - 1
 
 
 class Key(NamedTuple):
@@ -244,9 +246,11 @@ class Reconciler:
         load = self._scaler.load(Key(spec.namespace, spec.name))
         for pod in pods:
             sample = load.get(pod["metadata"]["name"])
-            if sample is None or is_terminating(pod):
+            if is_terminating(pod) or (sample is None and not is_ready(pod)):
+                # on its way out, or taken before those that are Ready
                 continue
-            cost = str(sample.waiting + sample.running)
+            # who does not answer may well be the busiest
+            cost = str(_UNKNOWN_LOAD if sample is None else sample.waiting + sample.running)
             if pod["metadata"].get("annotations", {}).get(POD_DELETION_COST) != cost:
                 path = path_of("v1", "Pod", spec.namespace, pod["metadata"]["name"])
                 patch = {"metadata": {"annotations": {POD_DELETION_COST: cost}}}

@@ -31,17 +31,32 @@ class ScaledCluster:
         return manifest
 
 
-def scale_in(cluster: ScaledCluster) -> None:
+def scale_in(cluster: ScaledCluster, *pods: dict) -> None:
     reconciler = Reconciler(cluster, Settings(serving_image="i"), View(), Downloads())
     deployment = {"spec": {"replicas": 2}}
-    pods = [pod_of("p0"), pod_of("p1")]
-    asyncio.run(reconciler._scale(spec_of(), deployment, pods, 1))
+    asyncio.run(reconciler._scale(spec_of(), deployment, pods or [pod_of("p0"), pod_of("p1")], 1))
 
 
 def test_a_pod_that_went_meanwhile_does_not_stop_the_scale_in():
     cluster = ScaledCluster(404)
     scale_in(cluster)
     assert [manifest["spec"] for manifest in cluster.applied] == [{"replicas": 1}]
+
+
+def test_the_least_loaded_pods_go_first_and_those_that_did_not_answer_last():
+    costs = {}
+
+    class Costs(ScaledCluster):
+        async def merge(self, path, patch):
+            [cost] = patch["metadata"]["annotations"].values()
+            costs[path.rpartition("/")[2]] = int(cost)
+
+    pods = [pod_of("p0", ready=True), pod_of("p1", ready=True), pod_of("silent", ready=True)]
+    pods.append(pod_of("loads"))
+    scale_in(Costs(200), *pods)
+    assert sorted(costs, key=costs.get) == ["p0", "p1", "silent"]
+    # Kubernetes takes it for an int32
+    assert costs["silent"] < 2**31
 
 
 def test_another_fault_does():
