@@ -58,10 +58,10 @@ class ModelReader:
 
         Raises RefusedError where the claim of the cache, or a Job, cannot be made.
         """
-        await self._apply_claim(spec)
-        if (known := self.known(spec, kept)).model is not None:
+        claim = await self._apply_claim(spec)
+        if (known := self.known(spec, kept, claim)).model is not None:
             return known
-        if is_cached(spec) and (fetching := await self._fetch(spec)) is not None:
+        if is_cached(spec) and (fetching := await self._fetch(spec, claim)) is not None:
             return fetching
         cluster, namespace = self._cluster, spec.namespace
         name = manifests.check_name(spec, self._settings)
@@ -79,14 +79,18 @@ class ModelReader:
                 if model.errors and not spec.model.uri.startswith("file://"):
                     # an image stays as it is, all else may be mended
                     await self._again_later(job, spec, _RECHECK_S)
-                return ModelReading(model, json.dumps({"job": name, "report": json.loads(text)}))
+                noted = {"job": name, **_uid(claim), "report": json.loads(text)}
+                return ModelReading(model, json.dumps(noted))
         return ModelReading(problem=await self._job_problem(job, spec, pods, "CheckFailed"))
 
-    def known(self, spec: DeploymentSpec, kept: str) -> ModelReading:
-        """By the report alone: empty where it is of another model or image."""
-        if not kept or (noted := json.loads(kept))["job"] != manifests.check_name(
-            spec, self._settings
-        ):
+    def known(self, spec: DeploymentSpec, kept: str, claim: Object | None = None) -> ModelReading:
+        """By the report alone: empty where it is of another model or image, or where another claim
+        was filled, so that the model is not in this one."""
+        noted = json.loads(kept) if kept else {}
+        if noted.get("job") != manifests.check_name(spec, self._settings):
+            return ModelReading()
+        # a report of an earlier operator names no claim
+        if claim is not None and not {**_uid(claim), **noted}.items() >= _uid(claim).items():
             return ModelReading()
         return ModelReading(ModelFacts.from_report(json.dumps(noted["report"])), kept)
 
@@ -99,10 +103,14 @@ class ModelReader:
                     return found
         return None
 
-    async def _fetch(self, spec: DeploymentSpec) -> ModelReading | None:
-        """How the Job that fills the cache does, None when it is full."""
+    async def _fetch(self, spec: DeploymentSpec, claim: Object | None) -> ModelReading | None:
+        """How the Job that fills the cache does, None when it is full. claim: the managed one."""
         name = cache.fetch_name(spec, self._settings)
         job = await self._cluster.get("batch/v1", "Job", spec.namespace, name)
+        if job is not None and claim is not None and _made(job) < _made(claim):
+            # it filled a claim that is gone
+            await self._cluster.delete("batch/v1", "Job", spec.namespace, name)
+            return ModelReading(download=DownloadProgress(pod=name))
         if job is None:
             job = await apply_child(self._cluster, cache.fetch_job(spec, self._settings))
         if _has_condition(job, "Complete"):
@@ -129,10 +137,7 @@ class ModelReader:
             return problem or PodProblem(
                 reason, f"job {name} {said}; see `kubectl logs job/{name}`"
             )
-        if (
-            not pods
-            and time.time() - _seconds(job["metadata"]["creationTimestamp"]) > _POD_PATIENCE_S
-        ):
+        if not pods and time.time() - _made(job) > _POD_PATIENCE_S:
             said = f"job {name} has no pod: a quota or an admission policy may refuse it; see "
             return PodProblem("PodMissing", f"{said}`kubectl describe job {name}`")
         return problem
@@ -152,10 +157,11 @@ class ModelReader:
         labels = {**child_labels(spec.name, component), "batch.kubernetes.io/job-name": job}
         return await self._cluster.list("v1", "Pod", spec.namespace, labels, cached=True)
 
-    async def _apply_claim(self, spec: DeploymentSpec) -> None:
+    async def _apply_claim(self, spec: DeploymentSpec) -> Object | None:
+        """The claim that is made for the resource, if it is to have one."""
         wanted = cache.cache_claim(spec)
         if wanted is None:
-            return
+            return None
         name = wanted["metadata"]["name"]
         live = await self._cluster.get("v1", "PersistentVolumeClaim", spec.namespace, name)
         if live is not None and not is_owned(live, spec.uid):
@@ -163,11 +169,12 @@ class ModelReader:
             raise RefusedError("NameTaken", said)
         if live is None or not contains(live, wanted):
             try:
-                await self._cluster.apply(wanted)
+                return await self._cluster.apply(wanted)
             except ApiError as error:
                 if error.status not in (403, 422):
                     raise
                 raise RefusedError("InvalidCache", f"{error}; correct spec.cache") from error
+        return live
 
 
 def is_owned(child: Object, uid: str) -> bool:
@@ -177,6 +184,16 @@ def is_owned(child: Object, uid: str) -> bool:
 def _seconds(at: str) -> float:
     """Unix seconds of a time of the API server."""
     return datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
+
+
+def _made(body: Object) -> float:
+    """Unix seconds of its creation."""
+    return _seconds(body["metadata"]["creationTimestamp"])
+
+
+def _uid(claim: Object | None) -> dict[str, str]:
+    """As a report notes it."""
+    return {} if claim is None else {"claim": claim["metadata"]["uid"]}
 
 
 def _has_condition(job: Mapping[str, Any], kind: str) -> bool:
