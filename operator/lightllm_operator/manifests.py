@@ -113,7 +113,7 @@ def _check_container(spec: DeploymentSpec, settings: Settings) -> Manifest:
 def deployment(
     spec: DeploymentSpec, settings: Settings, pinned: Pinned, report: str, rollout: Manifest
 ) -> Manifest:
-    """The serving Deployment, without its replicas. rollout: what `strategy` gives."""
+    """The serving Deployment, without its replicas, which `scale` sets. rollout: of `strategy`."""
     grace = _DRAIN_DELAY_S + spec.drain_timeout_seconds + _EXIT_S
     metadata = owned_metadata(spec, spec.name, child_labels(spec.name, SERVER))
     metadata["annotations"] = {ANNOTATION_PINNED: pinned.to_json(), ANNOTATION_REPORT: report}

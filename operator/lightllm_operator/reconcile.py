@@ -117,7 +117,7 @@ class Reconciler:
         if refused_error is None and model is not None:
             try:
                 serving, pinned, update = await self._apply_deployment(
-                    spec, kept, deployment, pods, model, reading.report
+                    spec, kept, deployment, pods, model, reading.report, desired
                 )
             except RefusedError as error:
                 refused_error = error
@@ -179,6 +179,7 @@ class Reconciler:
         pods: list[Object],
         model: ModelFacts,
         report: str,
+        desired: int,
     ) -> tuple[Object, Pinned, str]:
         """Apply the serving Deployment where it differs; the Deployment, what it is made with, and
         what a newer operator would change. Raises RefusedError."""
@@ -207,6 +208,10 @@ class Reconciler:
             # all but what the pods run with is brought in line: a rollout may be under way
             wanted["spec"]["template"] = deployment["spec"]["template"]
         if deployment is None or not contains(deployment, wanted):
+            # without it a new Deployment would begin with one pod, and one whose count no other
+            # manager has set would fall back to that
+            live = desired if deployment is None else deployment["spec"].get("replicas", 1)
+            wanted["spec"]["replicas"] = live
             deployment = await apply_child(self._cluster, wanted)
         return deployment, kept, update
 

@@ -43,18 +43,22 @@ class Serving:
     def resource(self) -> dict:
         return self.rest("GET", f"{self._path}/demo").expect(200)
 
-    def _list(self, path: str) -> list[dict]:
+    def objects(self, path: str) -> list[dict]:
+        """path: of the kind, with {} for the namespace."""
         return self.rest("GET", path.format(self.namespace)).expect(200)["items"]
 
     def deployment(self) -> dict:
-        [deployment] = self._list("/apis/apps/v1/namespaces/{}/deployments")
+        [deployment] = self.deployments()
         return deployment
 
+    def deployments(self) -> list[dict]:
+        return self.objects("/apis/apps/v1/namespaces/{}/deployments")
+
     def jobs(self) -> list[dict]:
-        return self._list("/apis/batch/v1/namespaces/{}/jobs")
+        return self.objects("/apis/batch/v1/namespaces/{}/jobs")
 
     def pods(self) -> list[dict]:
-        pods = self._list("/api/v1/namespaces/{}/pods")
+        pods = self.objects("/api/v1/namespaces/{}/pods")
         component = "app.kubernetes.io/component"
         return [pod for pod in pods if pod["metadata"]["labels"][component] == "server"]
 
