@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeAlias
@@ -83,8 +83,8 @@ class History:
     full: deque[tuple[float, int]] = field(default_factory=deque)
     last: dict[str, PodSample] = field(default_factory=dict)
 
-    def take(self, samples: Sequence[PodSample], now: float) -> None:
-        """Note a round of scrapes."""
+    def take(self, samples: Sequence[PodSample], now: float, missing: Collection[str] = ()) -> None:
+        """Note a round of scrapes; missing: pods of which a later one will tell what came since."""
         arrivals = seconds = count = 0.0
         for sample in samples:
             before = self.last.get(sample.pod)
@@ -95,7 +95,8 @@ class History:
                 count += max(0.0, sample.service_count_total - before.service_count_total)
             if sample.waiting > 0:
                 self.full.append((now, sample.running))
-        self.last = {sample.pod: sample for sample in samples}
+        kept = {pod: sample for pod, sample in self.last.items() if pod in missing}
+        self.last = kept | {sample.pod: sample for sample in samples}
         self.flows.append((now, arrivals, seconds, count))
         _forget(self.flows, now - _SERVICE_WINDOW_S)
         _forget(self.full, now - _ARRIVALS_WINDOW_S)
@@ -131,14 +132,14 @@ def decide(
     spec: AutoscalingSpec,
     samples: Sequence[PodSample],
     *,
-    num_missing: int,
+    missing: Collection[str],
     num_starting: int,
     replicas: int,
     history: History,
     now: float,
     blocked: str = "",
 ) -> Decision:
-    """The count to run. samples: of Ready pods that answered; num_missing: Ready ones that did not.
+    """The count to run. samples: of Ready pods that answered; missing: Ready ones that did not.
 
     num_starting: pods of the newest revision that are not Ready. replicas: the count now.
     blocked: why no further pod would start, a reason of ScalingLimited, or "".
@@ -149,7 +150,7 @@ def decide(
         return Decision(
             replicas=min(max(replicas, low), high), held=held, reason="no pod reported its queue"
         )
-    history.take(samples, now)
+    history.take(samples, now, missing)
     if history.replicas is not None and history.replicas != replicas:
         history.changes.append((now, replicas - history.replicas))
     history.replicas = replicas
@@ -166,7 +167,7 @@ def decide(
             wanted = max(wanted, replicas + 1)
         reason = f"{waiting} requests wait for {replicas} pods, more than {target} each"
     elif depth < target * (1 - tolerance):
-        load = waiting + running + num_missing * (capacity + target)
+        load = waiting + running + len(missing) * (capacity + target)
         # the first request must not change what is wanted
         wanted = min(replicas, max(1, math.ceil(load / (_BUSY_DOWN * capacity))))
         reason = f"{waiting} requests wait and {running} run, {wanted} pods are enough"

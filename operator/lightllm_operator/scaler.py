@@ -150,7 +150,7 @@ class Scaler:
             known.decision = decide(
                 spec.autoscaling,
                 list(samples.values()),
-                num_missing=len(ready) - len(samples),
+                missing={pod["metadata"]["name"] for pod in ready} - samples.keys(),
                 num_starting=len(starting),
                 replicas=replicas,
                 history=known.history,

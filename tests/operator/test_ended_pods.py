@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from lightllm_operator import metrics
 from lightllm_operator.cached_cluster import CachedCluster
 from lightllm_operator.names import KIND, SERVER, child_labels
 from lightllm_operator.scaler import Scaler
@@ -31,7 +32,8 @@ def cache():
 
 @pytest.fixture
 def cluster(cache):
-    return MemoryCluster(cache)
+    yield MemoryCluster(cache)
+    metrics.forget_resource(DEMO)
 
 
 class Scraper:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from lightllm_operator import metrics
 from lightllm_operator.names import SERVER, child_labels
 from lightllm_operator.scaler import Scaler
 from lightllm_operator.watch_cache import WatchCache
@@ -33,7 +34,8 @@ def cluster(cache):
     cluster = MemoryCluster(cache)
     cluster.put(resource(autoscaling={"maxReplicas": 9}))
     cluster.add_server("p0", ready=True, phase="Running", podIP="10.0.0.1")
-    return cluster
+    yield cluster
+    metrics.forget_resource(DEMO)
 
 
 def put_deployment(cluster: MemoryCluster, replicas: int, *conditions: dict) -> None:
@@ -52,3 +54,26 @@ def test_while_pods_are_refused_no_more_are_asked_for(cluster, cache, conditions
     asyncio.run(scaler.round())
     decision = scaler.decision(DEMO)
     assert (decision.replicas > 2, decision.limited) == (not limited, limited)
+
+
+def test_a_round_without_an_answer_loses_no_arrivals(cluster, cache):
+    put_deployment(cluster, 2)
+    cluster.add_server("p1", ready=True, phase="Running", podIP="10.0.0.2")
+
+    class Silent:
+        """p1 answers, p0 in the first and third round."""
+
+        def __init__(self):
+            self.round = 0
+
+        async def scrape(self, pods):
+            self.round += 1
+            samples = {pod: sample_of(pod, accepted_total=10 * self.round) for pod in pods}
+            return samples if self.round != 2 else {"p1": samples["p1"]}
+
+    now = iter(range(1000, 2000, 5))
+    scaler = Scaler(cache, Silent(), lambda key: None, clock=lambda: next(now))
+    for _ in range(3):
+        asyncio.run(scaler.round())
+    # 20 requests each in 10 s
+    assert scaler._known[DEMO].history.arrival_rate(1010) == 4.0

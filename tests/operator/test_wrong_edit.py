@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from lightllm_operator import metrics
 from lightllm_operator.autoscale import Decision
 from lightllm_operator.cached_cluster import FreshCluster
 from lightllm_operator.names import KIND
@@ -37,7 +38,8 @@ def cluster(cache):
     counts = {"replicas": 5, "updatedReplicas": 5, "observedGeneration": 1}
     cluster.put({**deployment, "spec": {**deployment["spec"], "replicas": 5}, "status": counts})
     settle(cluster, cache)
-    return cluster
+    yield cluster
+    metrics.forget_resource(DEMO)
 
 
 def edit(cluster: MemoryCluster, **spec) -> None:
