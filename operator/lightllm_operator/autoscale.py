@@ -39,7 +39,10 @@ _Timed: TypeAlias = deque[tuple[float, int]] | deque[tuple[float, float, float, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodSample:
-    """One scrape of one Ready pod; counters since its start, service in seconds."""
+    """One scrape of one Ready pod; counters since its start, service in seconds.
+
+    kv_dtype, kv_reason: of its KV cache; "" where a server of an earlier version does not say.
+    """
 
     pod: str
     waiting: int
@@ -50,6 +53,8 @@ class PodSample:
     rejected_total: float
     service_seconds_total: float
     service_count_total: float
+    kv_dtype: str = ""
+    kv_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

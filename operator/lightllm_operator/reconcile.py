@@ -36,7 +36,7 @@ from lightllm_operator.pods import (
     unschedulable_since,
 )
 from lightllm_operator.settings import Settings
-from lightllm_operator.sizing import kv_choice, tensor_parallel_size
+from lightllm_operator.sizing import KvChoice, kv_choice, tensor_parallel_size
 from lightllm_operator.spec import DeploymentSpec, check, read
 from lightllm_operator.status import Observation
 from lightllm_operator.status_writer import StatusWriter
@@ -67,6 +67,7 @@ class ScaleView(Protocol):
 
     def decision(self, key: Key) -> Decision | None: ...
     def load(self, key: Key) -> Mapping[str, PodSample]: ...
+    def kv_choice(self, key: Key) -> KvChoice | None: ...
     def last_scale_time(self, key: Key) -> str | None: ...
     def forget(self, key: Key) -> None: ...
 
@@ -142,6 +143,7 @@ class Reconciler:
             deployment=serving,
             pods=pods,
             decision=decision,
+            kv=self._scaler.kv_choice(key),
             last_scale_time=self._scaler.last_scale_time(key),
             update=update,
         )

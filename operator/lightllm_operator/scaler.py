@@ -23,6 +23,7 @@ from lightllm_operator.pods import (
     unschedulable_since,
 )
 from lightllm_operator.reconcile import Key
+from lightllm_operator.sizing import KvChoice
 from lightllm_operator.spec import DeploymentSpec, read
 
 __all__ = ["Scaler", "Source"]
@@ -57,6 +58,7 @@ class _Known:
     decision: Decision | None = None
     samples: Mapping[str, PodSample] = field(default_factory=dict)
     last_scale: str | None = None
+    kv: KvChoice | None = None
     told: float = 0.0
     told_waiting: int = -1
 
@@ -86,6 +88,11 @@ class Scaler:
         """The last samples, by pod."""
         known = self._known.get(key)
         return known.samples if known else {}
+
+    def kv_choice(self, key: Key) -> KvChoice | None:
+        """What the servers chose, None before one has said it."""
+        known = self._known.get(key)
+        return known.kv if known else None
 
     def last_scale_time(self, key: Key) -> str | None:
         known = self._known.get(key)
@@ -131,6 +138,7 @@ class Scaler:
             known = self._known.setdefault(key, _Known(History(started=now), body, spec))
             known.body, known.spec = body, spec
         spec, known.samples = known.spec, samples
+        self._note_kv(key, known)
         deployment = self._source.deployment(key)
         if deployment is None:
             return
@@ -161,6 +169,13 @@ class Scaler:
             key, waiting=waiting, desired=known.decision.replicas, ready=len(ready)
         )
         self._tell(key, known, before, replicas, now)
+
+    def _note_kv(self, key: Key, known: _Known) -> None:
+        said = {KvChoice(s.kv_dtype, s.kv_reason) for s in known.samples.values() if s.kv_dtype}
+        # during a rollout pods may differ: the first one's stands while it runs anywhere
+        if said and known.kv not in said:
+            known.kv = min(said, key=lambda kv: kv.dtype)
+            self._wake(key)
 
     def _tell(
         self, key: Key, known: _Known, before: Decision | None, replicas: int, now: float

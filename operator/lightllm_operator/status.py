@@ -14,6 +14,7 @@ from lightllm_operator.errors import RefusedError, SpecError
 from lightllm_operator.facts import DownloadProgress, ModelFacts, Pinned
 from lightllm_operator.names import ANNOTATION_UPGRADE, selector
 from lightllm_operator.pods import PodProblem, find_problem, find_refusal, is_ready
+from lightllm_operator.sizing import KvChoice
 from lightllm_operator.spec import DeploymentSpec
 
 __all__ = ["Observation", "summarise", "transitions"]
@@ -26,7 +27,8 @@ class Observation:
     """What one reconcile saw and decided.
 
     check_problem: why the model could not be read. download: of the model, while it lasts.
-    refused: why the spec cannot be run. update: what a newer operator would change, or "".
+    refused: why the spec cannot be run. kv: what the servers say of their KV cache. update: what a
+    newer operator would change, or "".
     """
 
     spec: DeploymentSpec
@@ -39,6 +41,7 @@ class Observation:
     deployment: Object | None = None
     pods: Sequence[Object] = ()
     decision: Decision | None = None
+    kv: KvChoice | None = None
     last_scale_time: str | None = None
     update: str = ""
 
@@ -71,8 +74,8 @@ def summarise(seen: Observation, before: Object, now: str) -> dict[str, Any]:
     }
     if seen.pinned is not None:
         status["tensorParallelSize"] = seen.pinned.tensor_parallel_size
-        status["kvCacheDtype"] = seen.pinned.kv_dtype
-        status["kvCacheReason"] = seen.pinned.kv_reason
+        kv = _kv_cache(seen.pinned, seen.kv, spec.generation, before)
+        status["kvCacheDtype"], status["kvCacheReason"] = kv.dtype, kv.reason
     if seen.decision is not None:
         status["queueDepth"] = seen.decision.waiting
     elif "queueDepth" in before:
@@ -94,6 +97,21 @@ def summarise(seen: Observation, before: Object, now: str) -> dict[str, Any]:
     conditions = _conditions(seen, before)
     status["conditions"] = [_dated(c, spec.generation, before, now) for c in conditions]
     return status
+
+
+def _kv_cache(
+    pinned: Pinned, resolved: KvChoice | None, generation: int, before: Object
+) -> KvChoice:
+    """What the pods were told to use, or where they were to choose, what they chose."""
+    told = KvChoice(pinned.kv_dtype, pinned.kv_reason)
+    if told.dtype != "auto":
+        return told
+    if resolved is not None:
+        return resolved
+    if before.get("observedGeneration") == generation and "kvCacheDtype" in before:
+        # of an earlier operator, until this one has scraped
+        return KvChoice(before["kvCacheDtype"], before["kvCacheReason"])
+    return told
 
 
 def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:

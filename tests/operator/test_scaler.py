@@ -9,6 +9,7 @@ import pytest
 from lightllm_operator import metrics
 from lightllm_operator.names import SERVER, child_labels
 from lightllm_operator.scaler import Scaler
+from lightllm_operator.sizing import KvChoice
 from lightllm_operator.watch_cache import WatchCache
 from memory_cluster import DEMO, MemoryCluster
 from operator_objects import resource, sample_of
@@ -77,3 +78,20 @@ def test_a_round_without_an_answer_loses_no_arrivals(cluster, cache):
         asyncio.run(scaler.round())
     # 20 requests each in 10 s
     assert scaler._known[DEMO].history.arrival_rate(1010) == 4.0
+
+
+def test_what_the_servers_chose_is_known_and_told_once(cluster, cache):
+    put_deployment(cluster, 1)
+    woken = []
+
+    class Chose:
+        async def scrape(self, pods):
+            return {p: sample_of(p, kv_dtype="float32", kv_reason="on the CPU") for p in pods}
+
+    scaler = Scaler(cache, Chose(), woken.append)
+    asyncio.run(scaler.round())
+    assert scaler.kv_choice(DEMO) == KvChoice("float32", "on the CPU")
+    assert woken
+    woken.clear()
+    asyncio.run(scaler.round())
+    assert woken == []

@@ -16,6 +16,7 @@ from lightllm_operator.pods import (
     find_problem,
     waits_for_volumes_since,
 )
+from lightllm_operator.sizing import KvChoice
 from lightllm_operator.status import Observation, summarise, transitions
 from operator_objects import pod_of, spec_of
 
@@ -364,6 +365,26 @@ def test_since_when_volumes_are_waited_for(scheduled, started, since):
         {"type": "PodReadyToStartContainers", "status": started, "lastTransitionTime": NOW},
     ]
     assert waits_for_volumes_since(pod_of("p0", conditions=conditions)) == since
+
+
+def test_the_kv_cache_is_what_the_servers_made_of_auto():
+    auto = replace(pinned(), kv_dtype="auto", kv_reason="the server chooses")
+
+    def shown(seen, before):
+        status = summarise(seen, before, NOW)
+        return status, (status["kvCacheDtype"], status["kvCacheReason"])
+
+    status, kv = shown(observation(pinned=auto), {})
+    assert kv == ("auto", "the server chooses")
+    chosen = KvChoice("float32", "auto keeps the model's dtype on the CPU")
+    status, kv = shown(observation(pinned=auto, kv=chosen), status)
+    assert kv == (chosen.dtype, chosen.reason)
+    # after a restart of the operator, until it has scraped
+    assert shown(observation(pinned=auto), status)[1] == kv
+    edited = observation(pinned=auto, spec=replace(spec_of(), generation=2))
+    assert shown(edited, status)[1] == ("auto", "the server chooses")
+    # what was asked for is what they run with
+    assert shown(observation(kv=chosen), {})[1] == ("int8", "")
 
 
 def test_the_time_of_the_last_scaling_outlives_the_operator_that_did_it():

@@ -14,6 +14,7 @@ from lightllm_operator.errors import ApiError, WriteWantedError
 from lightllm_operator.names import CHECK, KIND, SERVER, child_labels
 from lightllm_operator.reconcile import Key, Reconciler
 from lightllm_operator.settings import Settings
+from lightllm_operator.sizing import KvChoice
 from lightllm_operator.watch_cache import WATCHED, WatchCache
 from operator_objects import pod_of, sample_of
 
@@ -107,11 +108,14 @@ class MemoryCluster:
 class View:
     """What a scaler knows of the two pods `p0` and `p1`: the decision given, and their load."""
 
-    def __init__(self, decision: Decision | None = None) -> None:
-        self._decision = decision
+    def __init__(self, decision: Decision | None = None, kv: KvChoice | None = None) -> None:
+        self._decision, self._kv = decision, kv
 
     def decision(self, key: Key) -> Decision | None:
         return self._decision
+
+    def kv_choice(self, key: Key) -> KvChoice | None:
+        return self._kv
 
     def last_scale_time(self, key: Key) -> str | None:
         return None
