@@ -113,7 +113,7 @@ def _check_container(spec: DeploymentSpec, settings: Settings) -> Manifest:
 def deployment(
     spec: DeploymentSpec, settings: Settings, pinned: Pinned, report: str, rollout: Manifest
 ) -> Manifest:
-    """The serving Deployment, without its replicas. rollout: what `strategy` gives."""
+    """The serving Deployment, without its replicas, which `scale` sets. rollout: of `strategy`."""
     grace = _DRAIN_DELAY_S + spec.drain_timeout_seconds + _EXIT_S
     metadata = owned_metadata(spec, spec.name, child_labels(spec.name, SERVER))
     metadata["annotations"] = {ANNOTATION_PINNED: pinned.to_json(), ANNOTATION_REPORT: report}
@@ -183,8 +183,9 @@ def _server_container(spec: DeploymentSpec, settings: Settings, pinned: Pinned) 
             {"name": "http", "containerPort": HTTP_PORT},
             {"name": "metrics", "containerPort": METRICS_PORT},
         ],
+        # a server that still loads lives already: only /readyz ends a load that takes too long
         "startupProbe": {
-            **_probe("/livez"),
+            **_probe("/readyz"),
             "periodSeconds": 2,
             "failureThreshold": -(-spec.startup_timeout_seconds // 2),
         },

@@ -30,13 +30,14 @@ from lightllm_operator.names import (
     selector,
 )
 from lightllm_operator.pods import (
+    has_ended,
     is_ready,
     is_terminating,
     unschedulable_since,
 )
 from lightllm_operator.settings import Settings
-from lightllm_operator.sizing import kv_choice, tensor_parallel_size
-from lightllm_operator.spec import DeploymentSpec, parse
+from lightllm_operator.sizing import KvChoice, kv_choice, tensor_parallel_size
+from lightllm_operator.spec import DeploymentSpec, check, read
 from lightllm_operator.status import Observation
 from lightllm_operator.status_writer import StatusWriter
 
@@ -47,6 +48,8 @@ Object = dict[str, Any]
 _SURGE_PATIENCE_S = 10
 _RECHECK_S = 60
 _SOON_S = 5.0
+# the highest pod-deletion-cost
+_UNKNOWN_LOAD = 2**31 - 1
 
 
 class Key(NamedTuple):
@@ -64,6 +67,7 @@ class ScaleView(Protocol):
 
     def decision(self, key: Key) -> Decision | None: ...
     def load(self, key: Key) -> Mapping[str, PodSample]: ...
+    def kv_choice(self, key: Key) -> KvChoice | None: ...
     def last_scale_time(self, key: Key) -> str | None: ...
     def forget(self, key: Key) -> None: ...
 
@@ -86,18 +90,11 @@ class Reconciler:
         if owner is None or "deletionTimestamp" in owner["metadata"]:
             self._scaler.forget(key)
             return None
-        try:
-            spec = parse(owner)
-        except SpecError as error:
-            await self._status.tell_refused(owner, error)
-            return None
-        seen, delay = await self._bring_in_line(owner, spec)
+        seen, delay = await self._bring_in_line(read(owner))
         await self._status.tell(owner, seen)
         return delay
 
-    async def _bring_in_line(
-        self, owner: Object, spec: DeploymentSpec
-    ) -> tuple[Observation, float | None]:
+    async def _bring_in_line(self, spec: DeploymentSpec) -> tuple[Observation, float | None]:
         cluster, key = self._cluster, Key(spec.namespace, spec.name)
         deployment = await cluster.get("apps/v1", "Deployment", *key)
         if deployment is not None and not is_owned(deployment, spec.uid):
@@ -106,29 +103,25 @@ class Reconciler:
             return Observation(spec=spec, desired=0, refused=refused), _RECHECK_S
         pods: list[Object] = []
         if deployment is not None:
-            pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name), cached=True)
+            found = await cluster.list(
+                "v1", "Pod", spec.namespace, selector(spec.name), cached=True
+            )
+            pods = [pod for pod in found if not has_ended(pod)]
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
         kept = _unedited_pin(deployment, spec)
         # what the pods were made with is known already: another default image changes none of it
         checked = spec if kept is None else replace(spec, image=kept.image)
-        pinned, update, refused_error = _pin(deployment), "", None
-        serving = deployment
-        reading = ModelReading()
-        try:
-            reading = await self._models.read(checked, _annotation(deployment, ANNOTATION_REPORT))
-        except RefusedError as error:
-            refused_error = error
-        model = reading.model
-        if model is not None and not model.errors:
+        report = _annotation(deployment, ANNOTATION_REPORT)
+        reading, refused_error = await self._read_model(checked, report)
+        model, serving, pinned, update = reading.model, deployment, _pin(deployment), ""
+        if refused_error is None and model is not None:
             try:
                 serving, pinned, update = await self._apply_deployment(
-                    spec, kept, deployment, pods, model, reading.report
+                    spec, kept, deployment, pods, model, reading.report, desired
                 )
             except RefusedError as error:
                 refused_error = error
-        elif model is not None:
-            refused_error = RefusedError("UnsupportedModel", "; ".join(model.errors))
         if refused_error is None and pinned is not None:
             try:
                 await self._apply_others(spec, desired)
@@ -150,13 +143,33 @@ class Reconciler:
             deployment=serving,
             pods=pods,
             decision=decision,
+            kv=self._scaler.kv_choice(key),
             last_scale_time=self._scaler.last_scale_time(key),
             update=update,
         )
         settled = model is not None and sum(map(is_ready, pods)) == desired == len(pods)
+        if isinstance(refused_error, SpecError):
+            # only an edit helps
+            return seen, None
         if refused_error is not None:
             return seen, _RECHECK_S
         return seen, None if settled else _SOON_S
+
+    async def _read_model(
+        self, spec: DeploymentSpec, kept: str
+    ) -> tuple[ModelReading, RefusedError | SpecError | None]:
+        """What is known of the model, and why its pods must not be made."""
+        try:
+            check(spec)
+            reading = await self._models.read(spec, kept)
+        except SpecError as error:
+            # nothing is read by a wrong spec
+            return self._models.known(spec, kept), error
+        except RefusedError as error:
+            return ModelReading(), error
+        if reading.model is not None and reading.model.errors:
+            return reading, RefusedError("UnsupportedModel", "; ".join(reading.model.errors))
+        return reading, None
 
     # ------------------------------------------------------------ children
 
@@ -168,6 +181,7 @@ class Reconciler:
         pods: list[Object],
         model: ModelFacts,
         report: str,
+        desired: int,
     ) -> tuple[Object, Pinned, str]:
         """Apply the serving Deployment where it differs; the Deployment, what it is made with, and
         what a newer operator would change. Raises RefusedError."""
@@ -196,6 +210,10 @@ class Reconciler:
             # all but what the pods run with is brought in line: a rollout may be under way
             wanted["spec"]["template"] = deployment["spec"]["template"]
         if deployment is None or not contains(deployment, wanted):
+            # without it a new Deployment would begin with one pod, and one whose count no other
+            # manager has set would fall back to that
+            live = desired if deployment is None else deployment["spec"].get("replicas", 1)
+            wanted["spec"]["replicas"] = live
             deployment = await apply_child(self._cluster, wanted)
         return deployment, kept, update
 
@@ -235,9 +253,11 @@ class Reconciler:
         load = self._scaler.load(Key(spec.namespace, spec.name))
         for pod in pods:
             sample = load.get(pod["metadata"]["name"])
-            if sample is None or is_terminating(pod):
+            if is_terminating(pod) or (sample is None and not is_ready(pod)):
+                # on its way out, or taken before those that are Ready
                 continue
-            cost = str(sample.waiting + sample.running)
+            # who does not answer may well be the busiest
+            cost = str(_UNKNOWN_LOAD if sample is None else sample.waiting + sample.running)
             if pod["metadata"].get("annotations", {}).get(POD_DELETION_COST) != cost:
                 path = path_of("v1", "Pod", spec.namespace, pod["metadata"]["name"])
                 patch = {"metadata": {"annotations": {POD_DELETION_COST: cost}}}

@@ -94,6 +94,14 @@ def test_the_pod_outlives_its_drain():
     assert "--drain-time=70" in spec["containers"][0]["args"]
 
 
+def test_a_load_that_takes_too_long_is_ended():
+    """While it loads /livez is 200 (tests/server/test_endless_load.py)."""
+    [container] = pod_spec(deployment(startupTimeoutSeconds=61))["containers"]
+    probe = container["startupProbe"]
+    assert probe["httpGet"] == {"path": "/readyz", "port": "metrics"}
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 62
+
+
 def test_the_key_is_a_file_and_never_in_the_environment():
     spec = pod_spec(deployment(apiKeySecretRef={"name": "s", "key": "k"}))
     [container] = spec["containers"]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
 
 import pytest
 
-from lightllm_operator.autoscale import Decision
 from lightllm_operator.cached_cluster import CachedCluster, FreshCluster
 from lightllm_operator.errors import ApiError, WriteWantedError
-from lightllm_operator.names import CHECK, KIND, child_labels
-from lightllm_operator.reconcile import Key, Reconciler
+from lightllm_operator.names import KIND
+from lightllm_operator.reconcile import Reconciler
 from lightllm_operator.settings import Settings
-from lightllm_operator.watch_cache import WATCHED, WatchCache
-from operator_objects import pod_of, resource, sample_of, spec_of
+from lightllm_operator.watch_cache import WatchCache
+from memory_cluster import Downloads, MemoryCluster, View, reconcile, settle
+from operator_objects import pod_of, resource, spec_of
 
 
 class ScaledCluster:
@@ -33,29 +31,10 @@ class ScaledCluster:
         return manifest
 
 
-class View:
-    def decision(self, key: Key) -> Decision | None:
-        return None
-
-    def last_scale_time(self, key: Key) -> str | None:
-        return None
-
-    def forget(self, key: Key) -> None:
-        """Nothing is known."""
-
-    def load(self, key: Key):
-        return {"p0": sample_of("p0"), "p1": sample_of("p1", running=3)}
-
-
-class Downloads:
-    """Nothing is fetched here."""
-
-
-def scale_in(cluster: ScaledCluster) -> None:
+def scale_in(cluster: ScaledCluster, *pods: dict) -> None:
     reconciler = Reconciler(cluster, Settings(serving_image="i"), View(), Downloads())
     deployment = {"spec": {"replicas": 2}}
-    pods = [pod_of("p0"), pod_of("p1")]
-    asyncio.run(reconciler._scale(spec_of(), deployment, pods, 1))
+    asyncio.run(reconciler._scale(spec_of(), deployment, pods or [pod_of("p0"), pod_of("p1")], 1))
 
 
 def test_a_pod_that_went_meanwhile_does_not_stop_the_scale_in():
@@ -64,84 +43,27 @@ def test_a_pod_that_went_meanwhile_does_not_stop_the_scale_in():
     assert [manifest["spec"] for manifest in cluster.applied] == [{"replicas": 1}]
 
 
+def test_the_least_loaded_pods_go_first_and_those_that_did_not_answer_last():
+    costs = {}
+
+    class Costs(ScaledCluster):
+        async def merge(self, path, patch):
+            [cost] = patch["metadata"]["annotations"].values()
+            costs[path.rpartition("/")[2]] = int(cost)
+
+    pods = [pod_of("p0", ready=True), pod_of("p1", ready=True), pod_of("silent", ready=True)]
+    pods.append(pod_of("loads"))
+    scale_in(Costs(200), *pods)
+    assert sorted(costs, key=costs.get) == ["p0", "p1", "silent"]
+    # Kubernetes takes it for an int32
+    assert costs["silent"] < 2**31
+
+
 def test_another_fault_does():
     cluster = ScaledCluster(403)
     with pytest.raises(ApiError):
         scale_in(cluster)
     assert cluster.applied == []
-
-
-REPORT = {
-    "family": "llama",
-    "heads": 4,
-    "kv_heads": 2,
-    "valid_tp": [1, 2],
-    "kv_bytes_per_token": {"model": 1, "int8": 1},
-    "int8_kv": {"supported": True, "reason": ""},
-    "weight_bytes": 1,
-    "errors": [],
-}
-DEMO = Key("default", "demo")
-
-
-class MemoryCluster:
-    """Objects by kind and name, which the watches show at once. refusals: by kind."""
-
-    def __init__(self, cache: WatchCache) -> None:
-        self._cache = cache
-        self.objects: dict[tuple[str, str], dict] = {}
-        self.asked: Counter[str] = Counter()
-        self.refusals: dict[str, ApiError] = {}
-
-    def put(self, body: dict) -> dict:
-        kind, metadata = body["kind"], body["metadata"]
-        version = str(1 + sum(self.asked.values()) + len(self.objects))
-        metadata = {"generation": 1, **metadata, "namespace": "default", "resourceVersion": version}
-        stored = {**body, "metadata": metadata}
-        self.objects[kind, metadata["name"]] = stored
-        if kind in {each.kind for each in WATCHED}:
-            self._cache.show(kind, stored)
-        return stored
-
-    async def get(self, _version, kind, _namespace, name):
-        self.asked[f"GET {kind}"] += 1
-        return self.objects.get((kind, name))
-
-    async def list(self, _version, kind, _namespace, labels=None, *, cached=False):
-        self.asked[f"LIST {kind}"] += 1
-        return [
-            body
-            for (found, _), body in self.objects.items()
-            if found == kind and (labels or {}).items() <= body["metadata"]["labels"].items()
-        ]
-
-    async def apply(self, manifest, *, manager="", subresource=""):
-        kind, metadata = manifest["kind"], manifest["metadata"]
-        self.asked[f"APPLY {kind}"] += 1
-        if error := self.refusals.get(kind):
-            raise error
-        before = self.objects.get((kind, metadata["name"]), {})
-        merged = {**before, **manifest, "metadata": {**before.get("metadata", {}), **metadata}}
-        merged["spec"] = {**before.get("spec", {}), **manifest.get("spec", {})}
-        return self.put(merged)
-
-    async def create(self, manifest):
-        self.asked[f"POST {manifest['kind']}"] += 1
-
-    def end_check(self) -> None:
-        """As the kubelet does."""
-        [name] = [name for kind, name in self.objects if kind == "Job"]
-        labels = {**child_labels("demo", CHECK), "batch.kubernetes.io/job-name": name}
-        ended = {"terminated": {"exitCode": 0, "message": json.dumps(REPORT)}}
-        status = {"containerStatuses": [{"name": "check", "image": "i", "state": ended}]}
-        self.put(
-            {"kind": "Pod", "metadata": {"name": f"{name}-0", "labels": labels}, "status": status}
-        )
-
-    def condition(self, kind: str) -> dict:
-        conditions = self.objects[KIND, "demo"]["status"]["conditions"]
-        [found] = [condition for condition in conditions if condition["type"] == kind]
-        return found
 
 
 @pytest.fixture
@@ -154,24 +76,6 @@ def cluster(cache):
     cluster = MemoryCluster(cache)
     cluster.put(resource())
     return cluster
-
-
-def reconcile(objects) -> float | None:
-    return asyncio.run(
-        Reconciler(objects, Settings(serving_image="i"), View(), Downloads()).reconcile(DEMO)
-    )
-
-
-def settle(cluster, cache) -> None:
-    """As the leader does, until nothing is to be written."""
-    for _ in range(5):
-        try:
-            reconcile(CachedCluster(cluster, cache))
-        except WriteWantedError:
-            reconcile(FreshCluster(cluster, cache))
-        else:
-            return
-    raise AssertionError(f"writes without an end: {cluster.asked}")
 
 
 def test_an_unchanged_resource_costs_no_request(cluster, cache):

@@ -63,6 +63,25 @@ def test_a_number_that_cannot_be_gives_no_sample(value: str) -> None:
         assert samples(port) == {}
 
 
+KV = 'lightllm_engine_info{kv_dtype="int8",kv_dtype_reason="auto: supported"} 1.0\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "kv"),
+    [
+        (KV, ("int8", "auto: supported")),
+        # of an earlier version, or of another program
+        ("", ("", "")),
+        (KV.replace("int8", "<script>"), ("", "")),
+        (KV.replace("supported", "x" * 300), ("", "")),
+    ],
+)
+def test_what_a_server_says_of_its_kv_cache(line: str, kv: tuple[str, str]) -> None:
+    with pod(GOOD + line) as (port, _):
+        sample = samples(port)["p"]
+    assert (sample.kv_dtype, sample.kv_reason) == kv
+
+
 @pytest.mark.parametrize("body", ["", "\0", "lightllm_queue_size 1\n", GOOD + "#" * 2**18])
 def test_another_text_gives_no_sample(body: str) -> None:
     with pod(body) as (port, _):

@@ -32,6 +32,11 @@ _NEEDED = {
 }
 # a page has several hundred lines, nearly all of them histograms' buckets: only these are looked at
 _LINE = re.compile(rf"^({'|'.join(_NEEDED)})(?:{{[^}}\n]*}})? (\S+)", re.MULTILINE)
+# what it says is shown in the status: short words of a known form
+_KV_CACHE = re.compile(
+    r'^lightllm_engine_info{kv_dtype="([a-z0-9]{1,16})",kv_dtype_reason="([^"\\\n]{0,200})"} 1',
+    re.MULTILINE,
+)
 
 
 class Scraper:
@@ -86,6 +91,8 @@ def _sample(pod: str, text: str) -> PodSample:
         values[_NEEDED[name]] = value
     if len(values) < len(_NEEDED):
         raise ValueError(f"missing metrics: {sorted(set(_NEEDED.values()) - values.keys())}")
+    kv_cache = _KV_CACHE.search(text)
+    kv_dtype, kv_reason = kv_cache.groups() if kv_cache else ("", "")
     return PodSample(
         pod=pod,
         waiting=int(values["waiting"]),
@@ -96,4 +103,6 @@ def _sample(pod: str, text: str) -> PodSample:
         rejected_total=values["rejected_total"],
         service_seconds_total=values["service_seconds_total"],
         service_count_total=values["service_count_total"],
+        kv_dtype=kv_dtype,
+        kv_reason=kv_reason,
     )

@@ -100,6 +100,7 @@ class Service:
 
     def set_engine(self, engine: Engine) -> None:
         self._engine = engine
+        self.metrics.set_engine(engine.info)
 
     @property
     def limits(self) -> Limits:
