@@ -183,8 +183,9 @@ def _server_container(spec: DeploymentSpec, settings: Settings, pinned: Pinned) 
             {"name": "http", "containerPort": HTTP_PORT},
             {"name": "metrics", "containerPort": METRICS_PORT},
         ],
+        # /livez answers while the model loads: how long that may take is asked of /readyz
         "startupProbe": {
-            **_probe("/livez"),
+            **_probe("/readyz"),
             "periodSeconds": 2,
             "failureThreshold": -(-spec.startup_timeout_seconds // 2),
         },

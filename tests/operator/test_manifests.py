@@ -94,6 +94,15 @@ def test_the_pod_outlives_its_drain():
     assert "--drain-time=70" in spec["containers"][0]["args"]
 
 
+def test_a_load_that_never_ends_is_cut_after_the_startup_timeout():
+    # while the model loads the server's /livez is 200 and its /readyz 503
+    [container] = pod_spec(deployment(startupTimeoutSeconds=61))["containers"]
+    probe = container["startupProbe"]
+    assert probe["httpGet"] == {"path": "/readyz", "port": "metrics"}
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 62
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
 def test_the_key_is_a_file_and_never_in_the_environment():
     spec = pod_spec(deployment(apiKeySecretRef={"name": "s", "key": "k"}))
     [container] = spec["containers"]
