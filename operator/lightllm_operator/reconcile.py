@@ -295,10 +295,11 @@ def _pin(deployment: Object | None) -> Pinned | None:
 
 def _unedited_pin(deployment: Object | None, spec: DeploymentSpec) -> Pinned | None:
     """What the pods were made with, while the user asks for nothing else."""
-    pinned, asked = _pin(deployment), (spec_hash(spec), spec.upgrade_request)
-    if pinned is None or (pinned.spec_hash, pinned.upgrade_request) != asked:
+    pinned, asked = _pin(deployment), spec.upgrade_request
+    if pinned is None or pinned.spec_hash != spec_hash(spec):
         return None
-    return pinned
+    # who takes the annotation away asks for nothing
+    return pinned if asked in (None, pinned.upgrade_request) else None
 
 
 def _update(pinned: Pinned, image: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from lightllm_operator.autoscale import Decision
 from lightllm_operator.cached_cluster import CachedCluster, FreshCluster
 from lightllm_operator.errors import ApiError, WriteWantedError
-from lightllm_operator.names import CHECK, KIND, child_labels
+from lightllm_operator.names import ANNOTATION_UPGRADE, CHECK, KIND, child_labels
 from lightllm_operator.reconcile import Key, Reconciler
 from lightllm_operator.settings import Settings
 from lightllm_operator.watch_cache import WATCHED, WatchCache
@@ -129,8 +129,8 @@ class MemoryCluster:
         self.asked[f"POST {manifest['kind']}"] += 1
 
     def end_check(self) -> None:
-        """As the kubelet does."""
-        [name] = [name for kind, name in self.objects if kind == "Job"]
+        """As the kubelet does with the newest."""
+        name = [name for kind, name in self.objects if kind == "Job"][-1]
         labels = {**child_labels("demo", CHECK), "batch.kubernetes.io/job-name": name}
         ended = {"terminated": {"exitCode": 0, "message": json.dumps(REPORT)}}
         status = {"containerStatuses": [{"name": "check", "image": "i", "state": ended}]}
@@ -156,32 +156,63 @@ def cluster(cache):
     return cluster
 
 
-def reconcile(objects) -> float | None:
+def reconcile(objects, image: str = "i") -> float | None:
     return asyncio.run(
-        Reconciler(objects, Settings(serving_image="i"), View(), Downloads()).reconcile(DEMO)
+        Reconciler(objects, Settings(serving_image=image), View(), Downloads()).reconcile(DEMO)
     )
 
 
-def settle(cluster, cache) -> None:
+def settle(cluster, cache, image: str = "i") -> None:
     """As the leader does, until nothing is to be written."""
     for _ in range(5):
         try:
-            reconcile(CachedCluster(cluster, cache))
+            reconcile(CachedCluster(cluster, cache), image)
         except WriteWantedError:
-            reconcile(FreshCluster(cluster, cache))
+            reconcile(FreshCluster(cluster, cache), image)
         else:
             return
     raise AssertionError(f"writes without an end: {cluster.asked}")
 
 
 def test_an_unchanged_resource_costs_no_request(cluster, cache):
-    settle(cluster, cache)
-    cluster.end_check()
-    settle(cluster, cache)
+    serve(cluster, cache)
     assert {"APPLY Deployment", "APPLY Service"} <= cluster.asked.keys()
     cluster.asked.clear()
     reconcile(CachedCluster(cluster, cache))
     assert cluster.asked.total() == 0
+
+
+def serve(cluster, cache) -> None:
+    """Until there is a Deployment, by an operator whose image is `i`."""
+    settle(cluster, cache)
+    cluster.end_check()
+    settle(cluster, cache)
+
+
+def annotate(cluster, annotations: dict[str, str]) -> None:
+    owner = cluster.objects[KIND, "demo"]
+    metadata = {k: v for k, v in owner["metadata"].items() if k != "annotations"}
+    cluster.put({**owner, "metadata": {**metadata, "annotations": annotations}})
+
+
+def image_of(cluster) -> str:
+    [container] = cluster.objects["Deployment", "demo"]["spec"]["template"]["spec"]["containers"]
+    return container["image"]
+
+
+def test_taking_the_upgrade_annotation_away_upgrades_nothing(cluster, cache):
+    annotate(cluster, {ANNOTATION_UPGRADE: "1"})
+    serve(cluster, cache)
+    for asked in ({}, {ANNOTATION_UPGRADE: "1"}, {}):
+        annotate(cluster, asked)
+        settle(cluster, cache, "newer")
+        assert image_of(cluster) == "i"
+        assert cluster.condition("UpdateAvailable")["status"] == "True"
+    annotate(cluster, {ANNOTATION_UPGRADE: "2"})
+    settle(cluster, cache, "newer")
+    cluster.end_check()
+    settle(cluster, cache, "newer")
+    assert image_of(cluster) == "newer"
 
 
 def test_before_anything_is_written_the_owner_is_read(cluster, cache):
