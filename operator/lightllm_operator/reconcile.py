@@ -21,7 +21,6 @@ from lightllm_operator.errors import ApiError, RefusedError, SpecError
 from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu, spec_hash
 from lightllm_operator.model_reader import ModelReader, ModelReading, is_owned
 from lightllm_operator.names import (
-    ANNOTATION_PINNED,
     ANNOTATION_REPORT,
     API_VERSION,
     KIND,
@@ -29,6 +28,7 @@ from lightllm_operator.names import (
     SCALE_MANAGER,
     selector,
 )
+from lightllm_operator.pins import pin_of, unedited_pin, update_of
 from lightllm_operator.pods import (
     is_ready,
     is_terminating,
@@ -109,10 +109,10 @@ class Reconciler:
             pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name), cached=True)
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
-        kept = _unedited_pin(deployment, spec)
+        pinned, update, refused_error = pin_of(deployment, spec), "", None
+        kept = unedited_pin(pinned, spec)
         # what the pods were made with is known already: another default image changes none of it
         checked = spec if kept is None else replace(spec, image=kept.image)
-        pinned, update, refused_error = _pin(deployment), "", None
         serving = deployment
         reading = ModelReading()
         try:
@@ -191,10 +191,13 @@ class Reconciler:
             surge_blocked=_surge_blocked(deployment, pods),
         )
         wanted = manifests.deployment(spec, self._settings, kept, report, rollout)
-        update = _update(kept, image)
+        if kept.is_adopted and contains(_template(deployment), _template(wanted)):
+            kept = replace(kept, template_version=manifests.TEMPLATE_VERSION)
+            wanted = manifests.deployment(spec, self._settings, kept, report, rollout)
+        update = update_of(kept, image)
         if update and deployment is not None:
             # all but what the pods run with is brought in line: a rollout may be under way
-            wanted["spec"]["template"] = deployment["spec"]["template"]
+            wanted["spec"]["template"] = _template(deployment)
         if deployment is None or not contains(deployment, wanted):
             deployment = await apply_child(self._cluster, wanted)
         return deployment, kept, update
@@ -288,24 +291,8 @@ def _annotation(child: Object | None, name: str) -> str:
     return value
 
 
-def _pin(deployment: Object | None) -> Pinned | None:
-    text = _annotation(deployment, ANNOTATION_PINNED)
-    return Pinned.from_json(text) if text else None
-
-
-def _unedited_pin(deployment: Object | None, spec: DeploymentSpec) -> Pinned | None:
-    """What the pods were made with, while the user asks for nothing else."""
-    pinned, asked = _pin(deployment), spec.upgrade_request
-    if pinned is None or pinned.spec_hash != spec_hash(spec):
-        return None
-    # who takes the annotation away asks for nothing
-    return pinned if asked in (None, pinned.upgrade_request) else None
-
-
-def _update(pinned: Pinned, image: str) -> str:
-    if pinned.template_version != manifests.TEMPLATE_VERSION:
-        return "this operator would make the pods anew, with its own template"
-    return f"this operator would serve with image {image}" if pinned.image != image else ""
+def _template(deployment: Object | None) -> Object | None:
+    return None if deployment is None else deployment["spec"]["template"]
 
 
 def _surge_blocked(deployment: Object | None, pods: list[Object]) -> bool:
