@@ -16,7 +16,7 @@ from lightllm_operator.autoscale import Decision, PodSample
 from lightllm_operator.child_parts import serving_image
 from lightllm_operator.cluster.client import Objects, apply_child, path_of
 from lightllm_operator.cluster.progress import ProgressReader
-from lightllm_operator.containment import contains
+from lightllm_operator.containment import contains, stamped
 from lightllm_operator.errors import ApiError, RefusedError, SpecError
 from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu, spec_hash
 from lightllm_operator.model_reader import ModelReader, ModelReading, is_owned
@@ -198,6 +198,7 @@ class Reconciler:
         if update and deployment is not None:
             # all but what the pods run with is brought in line: a rollout may be under way
             wanted["spec"]["template"] = _template(deployment)
+        wanted = stamped(wanted)
         if deployment is None or not contains(deployment, wanted):
             deployment = await apply_child(self._cluster, wanted)
         return deployment, kept, update
@@ -205,14 +206,14 @@ class Reconciler:
     async def _apply_others(self, spec: DeploymentSpec, desired: int) -> None:
         """Raises RefusedError, also where another's Service has the name."""
         cluster = self._cluster
-        service = manifests.service(spec)
+        service = stamped(manifests.service(spec))
         live = await cluster.get("v1", "Service", spec.namespace, spec.name)
         if live is not None and not is_owned(live, spec.uid):
             problem = f"service {spec.name} exists and is not this resource's; rename one"
             raise RefusedError("NameTaken", problem)
         if live is None or not contains(live, service):
             await apply_child(cluster, service)
-        budget = manifests.disruption_budget(spec)
+        budget = stamped(manifests.disruption_budget(spec))
         live = await cluster.get("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
         if live is not None and not is_owned(live, spec.uid):
             # the user's own, who may well know better

@@ -12,7 +12,14 @@ from lightllm_operator.autoscale import Decision
 from lightllm_operator.cached_cluster import CachedCluster, FreshCluster
 from lightllm_operator.errors import ApiError, WriteWantedError
 from lightllm_operator.facts import Pinned
-from lightllm_operator.names import ANNOTATION_PINNED, ANNOTATION_UPGRADE, CHECK, KIND, child_labels
+from lightllm_operator.names import (
+    ANNOTATION_APPLIED,
+    ANNOTATION_PINNED,
+    ANNOTATION_UPGRADE,
+    CHECK,
+    KIND,
+    child_labels,
+)
 from lightllm_operator.reconcile import Key, Reconciler
 from lightllm_operator.settings import Settings
 from lightllm_operator.watch_cache import WATCHED, WatchCache
@@ -262,6 +269,18 @@ def test_a_lost_pin_replaces_no_pod(cluster, cache, text):
     assert template_of(cluster) != before
     conditions = cluster.objects[KIND, "demo"]["status"]["conditions"]
     assert "UpdateAvailable" not in {each["type"] for each in conditions}
+
+
+def test_a_service_annotation_that_is_asked_for_no_more_goes(cluster, cache):
+    owner = cluster.objects[KIND, "demo"]
+    for asked in ({"a": "b", "c": "d"}, {"a": "b"}, {}):
+        cluster.put({**owner, "spec": {**owner["spec"], "service": {"annotations": asked}}})
+        serve(cluster, cache)
+        found = cluster.objects["Service", "demo"]["metadata"]["annotations"]
+        assert {k: v for k, v in found.items() if k != ANNOTATION_APPLIED} == asked
+        before = cluster.asked.total()
+        reconcile(CachedCluster(cluster, cache))
+        assert cluster.asked.total() == before
 
 
 def test_before_anything_is_written_the_owner_is_read(cluster, cache):
