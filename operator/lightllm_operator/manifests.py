@@ -1,7 +1,8 @@
 """The children of a resource as Kubernetes objects, one function per kind. Pure.
 
 A change of the serving pods' template that is not the user's must raise TEMPLATE_VERSION: resources
-keep the template they were made with until they are edited.
+keep the template they were made with until they are edited. tests/operator/golden/ has what is made
+under the present number; `make golden` writes it.
 """
 
 from __future__ import annotations
