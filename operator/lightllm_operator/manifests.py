@@ -1,7 +1,8 @@
 """The children of a resource as Kubernetes objects, one function per kind. Pure.
 
 A change of the serving pods' template that is not the user's must raise TEMPLATE_VERSION: resources
-keep the template they were made with until they are edited.
+keep the template they were made with until they are edited. tests/operator/golden/ has what is made
+under the present number; `make golden` writes it.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def _server_container(spec: DeploymentSpec, settings: Settings, pinned: Pinned) 
             {"name": "http", "containerPort": HTTP_PORT},
             {"name": "metrics", "containerPort": METRICS_PORT},
         ],
-        # a server that still loads lives already: only /readyz ends a load that takes too long
+        # /livez answers while the model loads: how long that may take is asked of /readyz
         "startupProbe": {
             **_probe("/readyz"),
             "periodSeconds": 2,

@@ -16,12 +16,11 @@ from lightllm_operator.autoscale import Decision, PodSample
 from lightllm_operator.child_parts import serving_image
 from lightllm_operator.cluster.client import Objects, apply_child, path_of
 from lightllm_operator.cluster.progress import ProgressReader
-from lightllm_operator.containment import contains
+from lightllm_operator.containment import contains, stamped
 from lightllm_operator.errors import ApiError, RefusedError, SpecError
 from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu, spec_hash
 from lightllm_operator.model_reader import ModelReader, ModelReading, is_owned
 from lightllm_operator.names import (
-    ANNOTATION_PINNED,
     ANNOTATION_REPORT,
     API_VERSION,
     KIND,
@@ -29,6 +28,7 @@ from lightllm_operator.names import (
     SCALE_MANAGER,
     selector,
 )
+from lightllm_operator.pins import pin_of, unedited_pin, update_of
 from lightllm_operator.pods import (
     has_ended,
     is_ready,
@@ -109,12 +109,13 @@ class Reconciler:
             pods = [pod for pod in found if not has_ended(pod)]
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
-        kept = _unedited_pin(deployment, spec)
+        pinned, update = pin_of(deployment, spec), ""
+        kept = unedited_pin(pinned, spec)
         # what the pods were made with is known already: another default image changes none of it
         checked = spec if kept is None else replace(spec, image=kept.image)
         report = _annotation(deployment, ANNOTATION_REPORT)
         reading, refused_error = await self._read_model(checked, report)
-        model, serving, pinned, update = reading.model, deployment, _pin(deployment), ""
+        model, serving = reading.model, deployment
         if refused_error is None and model is not None:
             try:
                 serving, pinned, update = await self._apply_deployment(
@@ -205,10 +206,14 @@ class Reconciler:
             surge_blocked=_surge_blocked(deployment, pods),
         )
         wanted = manifests.deployment(spec, self._settings, kept, report, rollout)
-        update = _update(kept, image)
+        if kept.is_adopted and contains(_template(deployment), _template(wanted)):
+            kept = replace(kept, template_version=manifests.TEMPLATE_VERSION)
+            wanted = manifests.deployment(spec, self._settings, kept, report, rollout)
+        update = update_of(kept, image)
         if update and deployment is not None:
             # all but what the pods run with is brought in line: a rollout may be under way
-            wanted["spec"]["template"] = deployment["spec"]["template"]
+            wanted["spec"]["template"] = _template(deployment)
+        wanted = stamped(wanted)
         if deployment is None or not contains(deployment, wanted):
             # without it a new Deployment would begin with one pod, and one whose count no other
             # manager has set would fall back to that
@@ -220,14 +225,14 @@ class Reconciler:
     async def _apply_others(self, spec: DeploymentSpec, desired: int) -> None:
         """Raises RefusedError, also where another's Service has the name."""
         cluster = self._cluster
-        service = manifests.service(spec)
+        service = stamped(manifests.service(spec))
         live = await cluster.get("v1", "Service", spec.namespace, spec.name)
         if live is not None and not is_owned(live, spec.uid):
             problem = f"service {spec.name} exists and is not this resource's; rename one"
             raise RefusedError("NameTaken", problem)
         if live is None or not contains(live, service):
             await apply_child(cluster, service)
-        budget = manifests.disruption_budget(spec)
+        budget = stamped(manifests.disruption_budget(spec))
         live = await cluster.get("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
         if live is not None and not is_owned(live, spec.uid):
             # the user's own, who may well know better
@@ -308,23 +313,8 @@ def _annotation(child: Object | None, name: str) -> str:
     return value
 
 
-def _pin(deployment: Object | None) -> Pinned | None:
-    text = _annotation(deployment, ANNOTATION_PINNED)
-    return Pinned.from_json(text) if text else None
-
-
-def _unedited_pin(deployment: Object | None, spec: DeploymentSpec) -> Pinned | None:
-    """What the pods were made with, while the user asks for nothing else."""
-    pinned, asked = _pin(deployment), (spec_hash(spec), spec.upgrade_request)
-    if pinned is None or (pinned.spec_hash, pinned.upgrade_request) != asked:
-        return None
-    return pinned
-
-
-def _update(pinned: Pinned, image: str) -> str:
-    if pinned.template_version != manifests.TEMPLATE_VERSION:
-        return "this operator would make the pods anew, with its own template"
-    return f"this operator would serve with image {image}" if pinned.image != image else ""
+def _template(deployment: Object | None) -> Object | None:
+    return None if deployment is None else deployment["spec"]["template"]
 
 
 def _surge_blocked(deployment: Object | None, pods: list[Object]) -> bool:

@@ -36,8 +36,8 @@ Object = Mapping[str, Any]
 # options that the operator sets from other fields
 _OWNED_OPTIONS = (
     *("model-dir", "host", "port", "metrics-port", "tp", "device", "dtype", "kv-dtype"),
-    *("mem-fraction", "served-model-name", "drain-time", "api-key-file", "max-req-total-len"),
-    *("log-format", "config"),
+    *("mem-fraction", "served-model-name", "drain-delay", "drain-time", "api-key-file"),
+    *("max-req-total-len", "log-format", "config"),
 )
 
 

@@ -187,11 +187,12 @@ def _conditions(seen: Observation, before: Object) -> list[_Condition]:
     if seen.pinned is not None and seen.spec.gpu.count:
         conditions.append(_gpus_underused(seen.spec.gpu.count, seen.pinned))
     if seen.update:
+        adopted = seen.pinned is not None and seen.pinned.is_adopted
         conditions.append(
             _Condition(
                 "UpdateAvailable",
                 "True",
-                "NewerOperator",
+                "PinLost" if adopted else "NewerOperator",
                 f"{seen.update}; edit the spec, or set the annotation {ANNOTATION_UPGRADE} to a "
                 "new value, to take it",
             )

@@ -30,7 +30,7 @@ NEWER = {
 # as if each operator made the pods as it would make them itself
 UNPINNED = {
     **NEWER,
-    "reconcile.py": {"kept = _unedited_pin(deployment, spec)": "kept = None"},
+    "reconcile.py": {"kept = unedited_pin(pinned, spec)": "kept = None"},
 }
 QUIET_S = 1.5
 

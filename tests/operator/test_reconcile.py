@@ -8,7 +8,8 @@ import pytest
 
 from lightllm_operator.cached_cluster import CachedCluster, FreshCluster
 from lightllm_operator.errors import ApiError, WriteWantedError
-from lightllm_operator.names import KIND
+from lightllm_operator.facts import Pinned
+from lightllm_operator.names import ANNOTATION_APPLIED, ANNOTATION_PINNED, ANNOTATION_UPGRADE, KIND
 from lightllm_operator.reconcile import Reconciler
 from lightllm_operator.settings import Settings
 from lightllm_operator.watch_cache import WatchCache
@@ -79,13 +80,104 @@ def cluster(cache):
 
 
 def test_an_unchanged_resource_costs_no_request(cluster, cache):
-    settle(cluster, cache)
-    cluster.end_check()
-    settle(cluster, cache)
+    serve(cluster, cache)
     assert {"APPLY Deployment", "APPLY Service"} <= cluster.asked.keys()
     cluster.asked.clear()
     reconcile(CachedCluster(cluster, cache))
     assert cluster.asked.total() == 0
+
+
+def serve(cluster, cache) -> None:
+    """Until there is a Deployment, by an operator whose image is `i`."""
+    settle(cluster, cache)
+    cluster.end_check()
+    settle(cluster, cache)
+
+
+def annotate(cluster, annotations: dict[str, str]) -> None:
+    owner = cluster.objects[KIND, "demo"]
+    metadata = {k: v for k, v in owner["metadata"].items() if k != "annotations"}
+    cluster.put({**owner, "metadata": {**metadata, "annotations": annotations}})
+
+
+def image_of(cluster) -> str:
+    [container] = cluster.objects["Deployment", "demo"]["spec"]["template"]["spec"]["containers"]
+    return container["image"]
+
+
+def test_taking_the_upgrade_annotation_away_upgrades_nothing(cluster, cache):
+    annotate(cluster, {ANNOTATION_UPGRADE: "1"})
+    serve(cluster, cache)
+    for asked in ({}, {ANNOTATION_UPGRADE: "1"}, {}):
+        annotate(cluster, asked)
+        settle(cluster, cache, "newer")
+        assert image_of(cluster) == "i"
+        assert cluster.condition("UpdateAvailable")["status"] == "True"
+    annotate(cluster, {ANNOTATION_UPGRADE: "2"})
+    settle(cluster, cache, "newer")
+    cluster.end_check()
+    settle(cluster, cache, "newer")
+    assert image_of(cluster) == "newer"
+
+
+LOST = [None, "", "{", '{"image": "x"}', '{"kv_dtype": 1, "template_version": 1}']
+
+
+def lose_pin(cluster, text: str | None) -> None:
+    body = cluster.objects["Deployment", "demo"]
+    annotations = {**body["metadata"]["annotations"]}
+    del annotations[ANNOTATION_PINNED]
+    if text is not None:
+        annotations[ANNOTATION_PINNED] = text
+    cluster.put({**body, "metadata": {**body["metadata"], "annotations": annotations}})
+
+
+def template_of(cluster) -> dict:
+    return cluster.objects["Deployment", "demo"]["spec"]["template"]
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_a_lost_pin_is_made_again_where_the_pods_are_as_they_should_be(cluster, cache, text):
+    serve(cluster, cache)
+    before = cluster.objects["Deployment", "demo"]
+    lose_pin(cluster, text)
+    settle(cluster, cache, "newer")
+    after = cluster.objects["Deployment", "demo"]
+    assert after["spec"] == before["spec"]
+    assert Pinned.from_json(after["metadata"]["annotations"][ANNOTATION_PINNED]).image == "i"
+    assert cluster.condition("UpdateAvailable")["reason"] == "NewerOperator"
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_a_lost_pin_replaces_no_pod(cluster, cache, text):
+    serve(cluster, cache)
+    before = template_of(cluster)
+    lose_pin(cluster, text)
+    owner = cluster.objects[KIND, "demo"]
+    cluster.put({**owner, "spec": {**owner["spec"], "drainTimeoutSeconds": 7}})
+    for _ in range(2):
+        settle(cluster, cache)
+        assert template_of(cluster) == before
+        told = cluster.condition("UpdateAvailable")
+        assert told["reason"] == "PinLost"
+        assert ANNOTATION_PINNED in told["message"]
+    annotate(cluster, {ANNOTATION_UPGRADE: "1"})
+    settle(cluster, cache)
+    assert template_of(cluster) != before
+    conditions = cluster.objects[KIND, "demo"]["status"]["conditions"]
+    assert "UpdateAvailable" not in {each["type"] for each in conditions}
+
+
+def test_a_service_annotation_that_is_asked_for_no_more_goes(cluster, cache):
+    owner = cluster.objects[KIND, "demo"]
+    for asked in ({"a": "b", "c": "d"}, {"a": "b"}, {}):
+        cluster.put({**owner, "spec": {**owner["spec"], "service": {"annotations": asked}}})
+        serve(cluster, cache)
+        found = cluster.objects["Service", "demo"]["metadata"]["annotations"]
+        assert {k: v for k, v in found.items() if k != ANNOTATION_APPLIED} == asked
+        before = cluster.asked.total()
+        reconcile(CachedCluster(cluster, cache))
+        assert cluster.asked.total() == before
 
 
 def test_before_anything_is_written_the_owner_is_read(cluster, cache):

@@ -55,7 +55,9 @@ def test_the_status_stays_that_of_what_serves(cluster, cache):
     edit(cluster, **WRONG)
     cluster.asked.clear()
     # None: only an edit helps
-    assert reconcile(FreshCluster(cluster, cache), View(Decision(replicas=5, waiting=3))) is None
+    assert (
+        reconcile(FreshCluster(cluster, cache), view=View(Decision(replicas=5, waiting=3))) is None
+    )
     after = cluster.objects[KIND, "demo"]["status"]
     for name in ("replicas", "readyReplicas", "updatedReplicas", "desiredReplicas", "model"):
         assert after[name] == before[name], name
@@ -80,7 +82,7 @@ def test_a_model_that_may_not_be_read_is_not_read(cluster, cache):
 
 def test_scaling_goes_on(cluster, cache):
     edit(cluster, **WRONG)
-    reconcile(FreshCluster(cluster, cache), View(Decision(replicas=7)))
+    reconcile(FreshCluster(cluster, cache), view=View(Decision(replicas=7)))
     assert cluster.objects["Deployment", "demo"]["spec"]["replicas"] == 7
 
 

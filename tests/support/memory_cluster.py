@@ -84,8 +84,8 @@ class MemoryCluster:
         self._cache.show(kind, self.objects.pop((kind, name)), deleted=True)
 
     def end_check(self) -> None:
-        """As the kubelet does."""
-        [name] = [name for kind, name in self.objects if kind == "Job"]
+        """As the kubelet does with the newest."""
+        name = [name for kind, name in self.objects if kind == "Job"][-1]
         labels = {**child_labels("demo", CHECK), "batch.kubernetes.io/job-name": name}
         ended = {"terminated": {"exitCode": 0, "message": json.dumps(REPORT)}}
         status = {"containerStatuses": [{"name": "check", "image": "i", "state": ended}]}
@@ -135,19 +135,19 @@ def _now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def reconcile(objects, view: View | None = None) -> float | None:
+def reconcile(objects, image: str = "i", *, view: View | None = None) -> float | None:
     """One pass over `demo`."""
-    reconciler = Reconciler(objects, Settings(serving_image="i"), view or View(), Downloads())
+    reconciler = Reconciler(objects, Settings(serving_image=image), view or View(), Downloads())
     return asyncio.run(reconciler.reconcile(DEMO))
 
 
-def settle(cluster: MemoryCluster, cache: WatchCache) -> None:
+def settle(cluster: MemoryCluster, cache: WatchCache, image: str = "i") -> None:
     """As the leader does, until nothing is to be written."""
     for _ in range(5):
         try:
-            reconcile(CachedCluster(cluster, cache))
+            reconcile(CachedCluster(cluster, cache), image)
         except WriteWantedError:
-            reconcile(FreshCluster(cluster, cache))
+            reconcile(FreshCluster(cluster, cache), image)
         else:
             return
     raise AssertionError(f"writes without an end: {cluster.asked}")

@@ -11,11 +11,11 @@ import aiohttp
 
 from lightllm_operator import metrics
 from lightllm_operator.autoscale import PodSample
+from lightllm_operator.cluster.pod_page import read_page
 from lightllm_operator.names import METRICS_PORT
 
 __all__ = ["Scraper"]
 
-_TIMEOUT_S = 2.0
 _MAX_BYTES = 256 * 1024
 _AT_ONCE = 64
 # beyond it not every integer is a float
@@ -62,21 +62,10 @@ class Scraper:
         return sample
 
     async def _ask(self, pod: str, address: str) -> PodSample | None:
-        host = f"[{address}]" if ":" in address else address
+        page = await read_page(self._session, address, self._port, "/metrics", max_bytes=_MAX_BYTES)
         try:
-            async with (
-                asyncio.timeout(_TIMEOUT_S),
-                self._session.get(
-                    f"http://{host}:{self._port}/metrics", allow_redirects=False
-                ) as answer,
-            ):
-                if answer.status != 200:
-                    return None
-                body = await answer.content.read(_MAX_BYTES + 1)
-                while not answer.content.at_eof() and len(body) <= _MAX_BYTES:
-                    body += await answer.content.read(_MAX_BYTES + 1 - len(body))
-            return None if len(body) > _MAX_BYTES else _sample(pod, body.decode())
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return None if page is None else _sample(pod, page)
+        except ValueError:
             return None
 
 
