@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -50,8 +52,14 @@ class BodyBudget:
         self._num_bytes -= num_bytes
 
 
-async def read_body(request: Request, max_bytes: int, budget: BodyBudget) -> bytearray:
-    """The whole body. Raises RequestError (408, 413, 415) or OverloadedError."""
+@asynccontextmanager
+async def read_body(
+    request: Request, max_bytes: int, budget: BodyBudget
+) -> AsyncIterator[bytearray]:
+    """The whole body, which counts against `budget` until the caller has made something of it.
+
+    Raises RequestError (408, 413, 415) or OverloadedError.
+    """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise RequestError(
@@ -72,9 +80,9 @@ async def read_body(request: Request, max_bytes: int, budget: BodyBudget) -> byt
                 raise _too_large("more", max_bytes)
             budget.take(len(chunk))
             body += chunk
+        yield body
     finally:
         budget.give_back(len(body))
-    return body
 
 
 async def _chunks(request: Request, started: float) -> Any:

@@ -107,7 +107,10 @@ class Service:
 
     async def read(self, request: Request, schema: type[M]) -> M:
         """The request's body as `schema`; raises RequestError."""
-        body = await read_body(request, self.config.http.max_body_bytes, self._budget)
+        async with read_body(request, self.config.http.max_body_bytes, self._budget) as body:
+            return await self._parse(schema, body)
+
+    async def _parse(self, schema: type[M], body: bytearray) -> M:
         longest = self.limits.max_req_total_len
         if len(body) < _LARGE_BODY_BYTES:
             return parse(schema, body, max_tokens=longest)
