@@ -15,14 +15,14 @@ from starlette.requests import ClientDisconnect
 
 from lightllm_server.errors import OverloadedError, RequestError
 
-__all__ = ["BodyBudget", "describe", "parse", "read_body"]
+__all__ = ["BodyBudget", "describe", "discard_body", "parse", "read_body"]
 
 M = TypeVar("M", bound=BaseModel)
 
 _BASE_DEADLINE_S = 30.0
 # a sender slower than this is cut off
 _MIN_BYTES_PER_S = 16 * 1024
-# a refused body is read and dropped up to here, so that its sender sees the answer
+# a refused body is read and dropped up to here
 _MAX_DISCARDED_BYTES = 128 * 2**20
 _DISCARD_DEADLINE_S = 2.0
 _MAX_SHOWN_CHARS = 40
@@ -69,14 +69,14 @@ async def read_body(
         )
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > max_bytes:
-        await _discard(request)
+        await discard_body(request)
         raise _too_large(f"{int(declared)} bytes", max_bytes)
     body = bytearray()
     started = time.monotonic()
     try:
         async for chunk in _chunks(request, started):
             if len(body) + len(chunk) > max_bytes:
-                await _discard(request)
+                await discard_body(request)
                 raise _too_large("more", max_bytes)
             budget.take(len(chunk))
             body += chunk
@@ -105,7 +105,8 @@ async def _chunks(request: Request, started: float) -> Any:
         yield chunk
 
 
-async def _discard(request: Request) -> None:
+async def discard_body(request: Request) -> None:
+    """Read and drop a body that is refused, within bounds, so that its sender sees the answer."""
     discarded = 0
     try:
         async with asyncio.timeout(_DISCARD_DEADLINE_S):
