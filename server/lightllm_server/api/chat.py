@@ -163,14 +163,16 @@ async def _chunks(
     started = False
     async for items in call.items():
         out = bytearray()
-        if not started:
-            started = True
-            for index in range(n):
-                out += reply.chunk([_delta(index, {"role": "assistant", "content": ""})], **usage)
         for item in items:
             word = item.word
             if not isinstance(word, ChoiceText):
                 continue
+            if not started:
+                # not before there is text: what fails without any is an ordinary error answer
+                started = True
+                for index in range(n):
+                    role = _delta(index, {"role": "assistant", "content": ""})
+                    out += reply.chunk([role], **usage)
             if word.text or (reply.with_logprobs and word.token_ids):
                 delta = _delta(word.choice, {"content": word.text}, reply.logprobs(word))
                 out += reply.chunk([delta], **usage)
