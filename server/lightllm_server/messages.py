@@ -120,7 +120,8 @@ TokenizerToApi = Encoded | EncodeFailed
 class SamplingParams(_Message, frozen=True, kw_only=True):
     """How to choose tokens; every value is validated and bounded by the api, again by the router.
 
-    temperature 0 means greedy; top_k 0 and top_p 1 switch the filters off. `seed` is always set
+    temperature 0 (or below 1e-5) means greedy; top_k 0 and top_p 1 switch the filters off. `seed` is
+    always set
     (the api draws
     one where the client gave none). `logprobs`: None = no alternatives, k = the k best beside
     each sampled token (the sampled
