@@ -10,7 +10,7 @@ import pytest
 from api_app import ApiApp
 from lightllm_server.api.admission import Admission, ServiceRate, read_queue
 from lightllm_server.config import RouterConfig
-from lightllm_server.errors import OverloadedError
+from lightllm_server.errors import OverloadedError, RequestError
 from lightllm_server.status_page import Field, StatusPage
 
 
@@ -51,6 +51,18 @@ def test_the_count_is_bounded(page):
     with pytest.raises(OverloadedError):
         bounded.check_count(1)
     assert page["api"][Field.REJECTED_429] == 2
+
+
+def test_more_prompts_than_may_ever_wait_are_a_bad_request(page):
+    """A 429 would have the client try for ever."""
+    bounded = admission(page, max_queued_requests=3)
+    bounded.check_count(3)
+    for num_waiting in (0, 3):
+        accept(page, num_waiting, num_waiting)
+        with pytest.raises(RequestError, match="prompt: got 4 prompts, must be at most 3") as error:
+            bounded.check_count(4)
+        assert (error.value.status, error.value.field) == (400, "prompt")
+    assert page["api"][Field.REJECTED_429] == 0
 
 
 def test_what_is_being_tokenized_counts(page):
