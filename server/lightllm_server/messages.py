@@ -6,10 +6,8 @@
     rank 0 ──RankStep|RankStop──▶ rank 1 … tp-1
 
 Lives here: the schema and its encoding. Not here: sockets (`channels.py`), validation of client
-input
-(`api/schemas.py`). Decoding raises `msgspec.ValidationError` or `msgspec.DecodeError` on anything
-else than a
-well-formed message of the hop.
+input (`api/openai_schema.py`, `api/lightllm_schema.py`). Decoding raises `msgspec.ValidationError`
+or `msgspec.DecodeError` on anything else than a well-formed message of the hop.
 """
 
 from __future__ import annotations
@@ -120,12 +118,10 @@ TokenizerToApi = Encoded | EncodeFailed
 class SamplingParams(_Message, frozen=True, kw_only=True):
     """How to choose tokens; every value is validated and bounded by the api, again by the router.
 
-    temperature 0 (or below 1e-5) means greedy; top_k 0 and top_p 1 switch the filters off. `seed` is
-    always set
-    (the api draws
-    one where the client gave none). `logprobs`: None = no alternatives, k = the k best beside
-    each sampled token (the sampled
-    token's own logprob always travels). `prompt_logprobs` likewise for the prompt's tokens.
+    temperature 0 (or below 1e-5) means greedy; top_k 0 and top_p 1 switch the filters off. `seed`
+    is always set (the api draws one where the client gave none). `logprobs`: None = no
+    alternatives, k = the k best beside each sampled token (the sampled token's own logprob always
+    travels). `prompt_logprobs` likewise for the prompt's tokens.
     """
 
     temperature: float = 0.0
