@@ -52,6 +52,7 @@ def size_engine(config: ServerConfig, shard: ModelShard) -> int:
 
     Raises ConfigError if memory does not hold what was asked for, or holds next to nothing.
     """
+    shard.ranks.meet()
     shard.forward(probe_plan(shard, min(_MIN_BATCH_TOKENS, _most_probed(shard))))
     measured = (_measure_cuda if shard.device.type == "cuda" else _measure_cpu)(config, shard)
     shard.make_pool(_choose_slots(config, shard, measured))
