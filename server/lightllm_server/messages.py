@@ -153,6 +153,8 @@ class TextOptions(_Message, frozen=True, kw_only=True):
     # per-token text of the LightLLM routes and logprobs need every token reported, also those
     # with no text yet
     every_token: bool = False
+    # report each token's own bytes too: one that is a part of a character has no text
+    token_bytes: bool = False
 
 
 class Generate(_Message, frozen=True, kw_only=True):
@@ -184,8 +186,9 @@ ApiToRouter = Generate | Abort
 class TopLogprob(_Part, frozen=True):
     token_id: TokenId
     logprob: float
-    # filled by detok
+    # filled by detok: the text, and the bytes where they are asked for and known
     text: str = ""
+    token_bytes: bytes | None = None
 
 
 class PromptLogprobs(_Part, frozen=True):
@@ -263,6 +266,8 @@ class ChoiceText(_Part, frozen=True):
     finish_reason: FinishReason | None = None
     # the stop string or the text of the stop token id that ended the choice, if any
     matched_stop: str | None = None
+    # as `token_ids` where asked for: b"" for a token that the text leaves out, None if not known
+    token_bytes: tuple[bytes | None, ...] = ()
 
 
 class PromptText(_Part, frozen=True):
