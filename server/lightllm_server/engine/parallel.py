@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from lightllm_server.layers.tensor_parallel import SingleRank, TensorParallel
 
@@ -23,6 +24,16 @@ _STEP_TIMEOUT = timedelta(seconds=30)
 # ranks import and load at their own speed, and the supervisor ends all where one fails
 _LOAD_TIMEOUT = timedelta(hours=1)
 _RENDEZVOUS = "ranks.rendezvous"
+
+
+class _Store(Protocol):
+    """What is used of torch's key-value store between the ranks."""
+
+    def add(self, key: str, amount: int, /) -> int: ...
+
+    def set(self, key: str, value: bytes, /) -> None: ...
+
+    def wait(self, keys: list[str], timeout: timedelta, /) -> None: ...
 
 
 class Ranks(TensorParallel, Protocol):
@@ -66,7 +77,7 @@ class DistributedRanks:
     without a peer.
     """
 
-    def __init__(self, rank: int, size: int, device: torch.device, store: dist.Store) -> None:
+    def __init__(self, rank: int, size: int, device: torch.device, store: _Store) -> None:
         self.rank = rank
         self.size = size
         self._device = device
@@ -107,7 +118,7 @@ def join_ranks(rank: int, size: int, run_dir: Path, device: torch.device) -> Ran
     """Meet the other ranks; raises RuntimeError if they do not come within an hour."""
     if size == 1:
         return Solo()
-    store = dist.FileStore(str(run_dir / _RENDEZVOUS), size)
+    store, _, _ = next(rendezvous(f"file://{run_dir / _RENDEZVOUS}", rank, size))
     _meet(store, "started", size)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     os.environ["NCCL_SOCKET_IFNAME"] = "lo"
@@ -122,7 +133,7 @@ def join_ranks(rank: int, size: int, run_dir: Path, device: torch.device) -> Ran
     return DistributedRanks(rank, size, device, store)
 
 
-def _meet(store: dist.Store, place: str, size: int) -> None:
+def _meet(store: _Store, place: str, size: int) -> None:
     """Wait until `size` ranks have come to `place`; raises RuntimeError."""
     if store.add(f"{place}/count", 1) == size:
         store.set(f"{place}/all", b"1")
