@@ -78,6 +78,8 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class ChatMessage(_Part, frozen=True):
     role: str
     content: str
+    # of the participant, "" where none is given; what becomes of it is the template's choice
+    name: str = ""
 
 
 class EncodeText(_Message, frozen=True, kw_only=True):
