@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from fake_engine import engine_info
 from lightllm_server.api.admission import Admission, ServiceRate
 from lightllm_server.api.app import routes_app
 from lightllm_server.api.health import Health
@@ -102,8 +103,7 @@ class ApiApp:
             max_n=8,
             max_prompt_bytes=2**16,
         )
-        # the routes ask for nothing but the limits
-        self.service.set_engine(Engine(None, limits))  # type: ignore[arg-type]
+        self.service.set_engine(Engine(engine_info(config), limits))
 
     async def __aenter__(self) -> ApiApp:
         self._sender = asyncio.create_task(self.in_flight.run_sender())
