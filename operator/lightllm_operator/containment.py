@@ -38,13 +38,15 @@ _EXACT = decimal.Context(prec=60, rounding=decimal.ROUND_UP, traps=[])
 
 
 def stamped(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest with its digest as an annotation."""
-    digested = dict(manifest)
-    if "spec" in manifest:
-        digested["spec"] = {k: v for k, v in manifest["spec"].items() if k not in _UNDIGESTED}
+    """The manifest with its digest as an annotation; what identifies the object is not in it."""
+    metadata = manifest["metadata"]
+    digested = [
+        metadata.get("labels", {}),
+        metadata.get("annotations", {}),
+        {k: v for k, v in manifest.get("spec", {}).items() if k not in _UNDIGESTED},
+    ]
     text = json.dumps(digested, sort_keys=True, separators=(",", ":"))
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    metadata = manifest["metadata"]
     annotations = {**metadata.get("annotations", {}), ANNOTATION_APPLIED: digest}
     return {**manifest, "metadata": {**metadata, "annotations": annotations}}
 

@@ -5,6 +5,8 @@ On a real API server: tests/control_plane/test_in_line.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lightllm_operator import manifests
@@ -95,6 +97,14 @@ def test_an_edit_of_others_is_seen_though_the_digest_is_the_same():
     live = {**wanted, "spec": {**wanted["spec"], "clusterIP": "10.0.0.1"}}
     assert contains(live, wanted)
     assert not contains({**live, "spec": {**live["spec"], "type": "NodePort"}}, wanted)
+
+
+def test_resources_alike_have_children_with_one_digest():
+    one, other = (
+        stamped(manifests.service(replace(spec_of(), namespace=each, uid=each)))
+        for each in ("one", "other")
+    )
+    assert one["metadata"]["annotations"] == other["metadata"]["annotations"]
 
 
 def test_template_and_count_are_not_in_the_digest():
