@@ -13,7 +13,7 @@ PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving
-.PHONY: docs install-yaml train-demo-model bench-autoscaling bench-operator
+.PHONY: docs install-yaml golden train-demo-model bench-autoscaling bench-operator
 .PHONY: cluster-up cluster-down e2e
 
 help:  ## show this list
@@ -79,6 +79,9 @@ docs: setup  ## docs/crd.md and the chart's copy of the CRD, from crds/
 
 install-yaml: docs  ## deploy/install.yaml, from the chart (needs helm, or Go to build it)
 	$(BIN)/python scripts/install_yaml.py
+
+golden: setup  ## tests/operator/golden, the manifests that the operator makes (see scripts/golden_manifests.py)
+	$(BIN)/python scripts/golden_manifests.py
 
 bench-autoscaling: setup  ## the scaling formula beside HPA's and others', simulated (JSON=FILE, PLOT=FILE to keep)
 	$(BIN)/python benchmarks/operator/simulate.py $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))

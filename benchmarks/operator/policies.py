@@ -35,7 +35,7 @@ class Operator:
         return decide(
             _SPEC,
             view.samples,
-            num_missing=0,
+            missing=(),
             num_starting=view.num_starting,
             replicas=view.replicas,
             history=self._history,

@@ -15,7 +15,7 @@ from itertools import accumulate
 
 import torch
 
-__all__ = ["CpuDecodePlan", "DecodePlanKey", "make_cpu_decode_plan"]
+__all__ = ["CpuDecodePlan", "DecodePlanKey", "make_cpu_decode_plan", "plan_bytes_per_token"]
 
 # softmax turns it into 0; finite, because the sampled product multiplies what was there by 0
 _MASKED = -1e30
@@ -54,6 +54,14 @@ class CpuDecodePlan:
     mask: torch.Tensor | None
     softmaxes: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     weights: torch.Tensor
+
+
+def plan_bytes_per_token(key: DecodePlanKey) -> int:
+    """Bytes that a plan takes for each token of its requests' contexts while it is made."""
+    # per query head: columns, values, weights and mask, which is there twice while it is joined
+    scores = key.heads * 5 * 4
+    # slots as int32, per span and joined, and as int64; padding as bool and as a mask
+    return scores + 4 + 4 + (8 if key.gathered else 0) + 1 + 4
 
 
 def make_cpu_decode_plan(

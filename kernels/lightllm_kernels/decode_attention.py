@@ -16,12 +16,17 @@ from torch.nn import functional
 
 from lightllm_kernels.attention_batch import DecodeBatch
 from lightllm_kernels.checks import require, require_rows, require_shape
-from lightllm_kernels.cpu_decode_plan import CpuDecodePlan, DecodePlanKey, make_cpu_decode_plan
-from lightllm_kernels.gather_kv import gather_kv
+from lightllm_kernels.cpu_decode_plan import (
+    CpuDecodePlan,
+    DecodePlanKey,
+    make_cpu_decode_plan,
+    plan_bytes_per_token,
+)
+from lightllm_kernels.gather_kv import gather_kv, gathered_bytes_per_token
 from lightllm_kernels.workspace import Workspace
 from lightllm_kernels.write_kv import dequantise
 
-__all__ = ["decode_attention", "decode_attention_reference"]
+__all__ = ["decode_attention", "decode_attention_reference", "decode_bytes_per_token"]
 
 
 def decode_attention_reference(
@@ -78,10 +83,28 @@ def decode_attention(
     return attend(query, kv, kv_scales, req_to_slots, batch, scale, workspace, out)
 
 
+def decode_bytes_per_token(heads: int, groups: int, dim: int, kv_dtype: torch.dtype) -> int:
+    """Bytes that the CPU form takes for each token of the requests' contexts, in one layer; the
+    layers share them.
+
+    heads: H, groups: G, dim: D, kv_dtype: of the pool
+    """
+    key = _plan_key(heads, groups, kv_dtype)
+    size = plan_bytes_per_token(key)
+    if key.gathered:
+        size += gathered_bytes_per_token(groups, dim, kv_dtype, torch.float32)
+    return size
+
+
+def _plan_key(heads: int, groups: int, kv_dtype: torch.dtype) -> DecodePlanKey:
+    # the sampled product reads float32 only
+    return DecodePlanKey(heads, groups, gathered=kv_dtype != torch.float32)
+
+
 def _cpu_plan(
     heads: int, kv: torch.Tensor, req_to_slots: torch.Tensor, batch: DecodeBatch
 ) -> CpuDecodePlan:
-    key = DecodePlanKey(heads, kv.shape[1] // 2, kv.dtype != torch.float32)
+    key = _plan_key(heads, kv.shape[1] // 2, kv.dtype)
     plan = batch.cpu_plans.get(key)
     if plan is None:
         plan = make_cpu_decode_plan(

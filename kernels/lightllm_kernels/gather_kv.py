@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import torch
 
-from lightllm_kernels.workspace import Workspace
+from lightllm_kernels.workspace import Workspace, with_headroom
 
-__all__ = ["gather_kv"]
+__all__ = ["gather_kv", "gathered_bytes_per_token"]
 
 
 def gather_kv(
@@ -34,3 +34,19 @@ def gather_kv(
     if kv_scales is not None:
         states.mul_(kv_scales.index_select(0, slots).to(dtype).unsqueeze(-1))
     return states
+
+
+def gathered_bytes_per_token(
+    groups: int, dim: int, kv_dtype: torch.dtype, dtype: torch.dtype
+) -> int:
+    """Bytes that `gather_kv` takes for each slot it reads, in the workspace and beside it.
+
+    groups: G, dim: D, kv_dtype: of the pool, dtype: of the result
+    """
+    size = with_headroom(2 * groups * dim * kv_dtype.itemsize)
+    if kv_dtype != dtype:
+        size += with_headroom(2 * groups * dim * dtype.itemsize)
+    if kv_dtype == torch.int8:
+        # the scales, as stored and as multiplied
+        size += 2 * groups * (torch.float16.itemsize + dtype.itemsize)
+    return size

@@ -14,11 +14,11 @@ from torch.nn import functional
 
 from lightllm_kernels.attention_batch import PrefillBatch, PrefillChunk
 from lightllm_kernels.checks import require, require_rows, require_shape
-from lightllm_kernels.gather_kv import gather_kv
+from lightllm_kernels.gather_kv import gather_kv, gathered_bytes_per_token
 from lightllm_kernels.workspace import Workspace
 from lightllm_kernels.write_kv import dequantise
 
-__all__ = ["prefill_attention", "prefill_attention_reference"]
+__all__ = ["prefill_attention", "prefill_attention_reference", "prefill_bytes_per_position"]
 
 
 def prefill_attention_reference(
@@ -70,6 +70,17 @@ def _attend(
         scale=scale,
     )
     return result.permute(2, 0, 1, 3).reshape(length, heads, dim)
+
+
+def prefill_bytes_per_position(
+    num_tokens: int, groups: int, dim: int, kv_dtype: torch.dtype, dtype: torch.dtype
+) -> int:
+    """Bytes that `num_tokens` prefill tokens take for each position of their context.
+
+    groups: G, dim: D, kv_dtype: of the pool, dtype: of the queries
+    """
+    masks = num_tokens * dtype.itemsize
+    return masks + 8 + gathered_bytes_per_token(groups, dim, kv_dtype, dtype)
 
 
 def prefill_attention(

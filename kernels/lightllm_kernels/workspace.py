@@ -6,7 +6,12 @@ from math import prod
 
 import torch
 
-__all__ = ["Workspace"]
+__all__ = ["Workspace", "with_headroom"]
+
+
+def with_headroom(size: int) -> int:
+    """What a buffer grows to when `size` is asked for: lengths grow by one token per step."""
+    return size + size // 8
 
 
 class Workspace:
@@ -26,8 +31,7 @@ class Workspace:
         size = prod(shape)
         buffer = self._buffers.get((name, dtype))
         if buffer is None or buffer.numel() < size:
-            # an eighth of headroom: lengths grow by one token per step
-            buffer = torch.empty(size + size // 8, dtype=dtype, device=self._device)
+            buffer = torch.empty(with_headroom(size), dtype=dtype, device=self._device)
             self._buffers[(name, dtype)] = buffer
         return buffer[:size].view(shape)
 

@@ -9,14 +9,14 @@ missing samples never count as an empty queue.
     up   = N+1 at least, then, if no pod loads and none has room
     up   = ceil((q + r) / (B + T))   while lam or S is unknown
     up   = N+1   if the KV caches are full and lam·S > 0.9 B·N: before a queue forms
-    down = ceil((q + r + missing·(B+T)) / 0.8 B)   if q/N < T(1-tol)
+    down = ceil((q + r + missing·(B+T)) / 0.8 B), at least 1   if q/N < T(1-tol)
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeAlias
@@ -39,7 +39,10 @@ _Timed: TypeAlias = deque[tuple[float, int]] | deque[tuple[float, float, float, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodSample:
-    """One scrape of one Ready pod; counters since its start, service in seconds."""
+    """One scrape of one Ready pod; counters since its start, service in seconds.
+
+    kv_dtype, kv_reason: of its KV cache; "" where a server of an earlier version does not say.
+    """
 
     pod: str
     waiting: int
@@ -50,6 +53,8 @@ class PodSample:
     rejected_total: float
     service_seconds_total: float
     service_count_total: float
+    kv_dtype: str = ""
+    kv_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +88,8 @@ class History:
     full: deque[tuple[float, int]] = field(default_factory=deque)
     last: dict[str, PodSample] = field(default_factory=dict)
 
-    def take(self, samples: Sequence[PodSample], now: float) -> None:
-        """Note a round of scrapes."""
+    def take(self, samples: Sequence[PodSample], now: float, missing: Collection[str] = ()) -> None:
+        """Note a round of scrapes; missing: pods of which a later one will tell what came since."""
         arrivals = seconds = count = 0.0
         for sample in samples:
             before = self.last.get(sample.pod)
@@ -95,7 +100,8 @@ class History:
                 count += max(0.0, sample.service_count_total - before.service_count_total)
             if sample.waiting > 0:
                 self.full.append((now, sample.running))
-        self.last = {sample.pod: sample for sample in samples}
+        kept = {pod: sample for pod, sample in self.last.items() if pod in missing}
+        self.last = kept | {sample.pod: sample for sample in samples}
         self.flows.append((now, arrivals, seconds, count))
         _forget(self.flows, now - _SERVICE_WINDOW_S)
         _forget(self.full, now - _ARRIVALS_WINDOW_S)
@@ -131,16 +137,17 @@ def decide(
     spec: AutoscalingSpec,
     samples: Sequence[PodSample],
     *,
-    num_missing: int,
+    missing: Collection[str],
     num_starting: int,
     replicas: int,
     history: History,
     now: float,
-    unschedulable: bool = False,
+    blocked: str = "",
 ) -> Decision:
-    """The count to run. samples: of Ready pods that answered; num_missing: Ready ones that did not.
+    """The count to run. samples: of Ready pods that answered; missing: Ready ones that did not.
 
     num_starting: pods of the newest revision that are not Ready. replicas: the count now.
+    blocked: why no further pod would start, a reason of ScalingLimited, or "".
     """
     low, high = spec.min_replicas, spec.max_replicas
     if not samples:
@@ -148,7 +155,7 @@ def decide(
         return Decision(
             replicas=min(max(replicas, low), high), held=held, reason="no pod reported its queue"
         )
-    history.take(samples, now)
+    history.take(samples, now, missing)
     if history.replicas is not None and history.replicas != replicas:
         history.changes.append((now, replicas - history.replicas))
     history.replicas = replicas
@@ -165,8 +172,9 @@ def decide(
             wanted = max(wanted, replicas + 1)
         reason = f"{waiting} requests wait for {replicas} pods, more than {target} each"
     elif depth < target * (1 - tolerance):
-        load = waiting + running + num_missing * (capacity + target)
-        wanted = min(replicas, math.ceil(load / (_BUSY_DOWN * capacity)))
+        load = waiting + running + len(missing) * (capacity + target)
+        # the first request must not change what is wanted
+        wanted = min(replicas, max(1, math.ceil(load / (_BUSY_DOWN * capacity))))
         reason = f"{waiting} requests wait and {running} run, {wanted} pods are enough"
     usage = sum(sample.kv_usage for sample in samples) / len(samples)
     if usage > _FULL_KV and not num_starting and wanted <= replicas:
@@ -176,8 +184,8 @@ def decide(
     bounded = min(max(wanted, low), high)
     history.wanted.append((now, bounded))
     given, limited = _smooth(spec, bounded, replicas, history, now)
-    if unschedulable and given > replicas:
-        given, limited = replicas, "GPUsUnavailable"
+    if blocked and given > replicas:
+        given, limited = replicas, blocked
     elif given == bounded != wanted:
         limited = "TooManyReplicas" if wanted > high else "TooFewReplicas"
     held = ""

@@ -5,7 +5,7 @@ OperatorError
 ├ RefusedError     the spec cannot be run with this model or these nodes; no retry helps
 ├ NotLeaderError   another replica may lead by now, so nothing is written
 ├ WriteWantedError by what the watch cache shows; the API server is asked before it is done
-└ ApiError          the API server refused or did not answer; `retryable` says whether to try again
+└ ApiError          the API server refused or did not answer; `status` says which
 """
 
 from __future__ import annotations
@@ -54,7 +54,3 @@ class ApiError(OperatorError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-
-    @property
-    def retryable(self) -> bool:
-        return self.status in (0, 409, 429) or self.status >= 500

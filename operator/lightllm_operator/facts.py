@@ -14,7 +14,15 @@ from typing import Any
 
 from lightllm_operator.spec import DeploymentSpec
 
-__all__ = ["DownloadProgress", "ModelFacts", "NodeGpu", "Pinned", "node_gpu", "spec_hash"]
+__all__ = [
+    "ADOPTED",
+    "DownloadProgress",
+    "ModelFacts",
+    "NodeGpu",
+    "Pinned",
+    "node_gpu",
+    "spec_hash",
+]
 
 Object = Mapping[str, Any]
 
@@ -94,6 +102,12 @@ def node_gpu(node: Object) -> NodeGpu:
     return NodeGpu(node=node["metadata"]["name"], product=product, compute=compute)
 
 
+# a template version: of pods of which nobody knows what they were made with
+ADOPTED = 0
+# by the annotation of a field of `Pinned`
+_PIN_TYPES = {"int": (int,), "str": (str,), "str | None": (str, type(None))}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pinned:
     """What the serving Deployment was made with; a newer operator keeps it until the spec changes.
@@ -115,9 +129,26 @@ class Pinned:
             {name: getattr(self, name) for name in self.__slots__}, separators=(",", ":")
         )
 
+    @property
+    def is_adopted(self) -> bool:
+        """What the Deployment was made with was lost; this is what its pods showed."""
+        return self.template_version == ADOPTED
+
     @classmethod
     def from_json(cls, text: str) -> Pinned:
-        return cls(**json.loads(text))
+        """Fields that only another operator knows are passed over. Raises ValueError where `text`
+        is no pin."""
+        try:
+            said = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        said = said if isinstance(said, dict) else {}
+        values = {each.name: said.get(each.name, each.default) for each in fields(cls)}
+        types = {each.name: _PIN_TYPES[str(each.type)] for each in fields(cls)}
+        wrong = [name for name, value in values.items() if type(value) not in types[name]]
+        if wrong:
+            raise ValueError(f"missing or of another type: {', '.join(wrong)}")
+        return cls(**values)
 
 
 def spec_hash(spec: DeploymentSpec) -> str:

@@ -1,7 +1,8 @@
 """The children of a resource as Kubernetes objects, one function per kind. Pure.
 
 A change of the serving pods' template that is not the user's must raise TEMPLATE_VERSION: resources
-keep the template they were made with until they are edited.
+keep the template they were made with until they are edited. tests/operator/golden/ has what is made
+under the present number; `make golden` writes it.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def _check_container(spec: DeploymentSpec, settings: Settings) -> Manifest:
 def deployment(
     spec: DeploymentSpec, settings: Settings, pinned: Pinned, report: str, rollout: Manifest
 ) -> Manifest:
-    """The serving Deployment, without its replicas. rollout: what `strategy` gives."""
+    """The serving Deployment, without its replicas, which `scale` sets. rollout: of `strategy`."""
     grace = _DRAIN_DELAY_S + spec.drain_timeout_seconds + _EXIT_S
     metadata = owned_metadata(spec, spec.name, child_labels(spec.name, SERVER))
     metadata["annotations"] = {ANNOTATION_PINNED: pinned.to_json(), ANNOTATION_REPORT: report}
@@ -183,8 +184,9 @@ def _server_container(spec: DeploymentSpec, settings: Settings, pinned: Pinned) 
             {"name": "http", "containerPort": HTTP_PORT},
             {"name": "metrics", "containerPort": METRICS_PORT},
         ],
+        # /livez answers while the model loads: how long that may take is asked of /readyz
         "startupProbe": {
-            **_probe("/livez"),
+            **_probe("/readyz"),
             "periodSeconds": 2,
             "failureThreshold": -(-spec.startup_timeout_seconds // 2),
         },

@@ -30,8 +30,10 @@ __all__ = ["ModelReader", "ModelReading", "is_owned"]
 
 Object = dict[str, Any]
 
-_RECHECK_S = 60
+# seconds until a Job is made again: one that failed, one that found a model that cannot be served
+_RETRY_S, _RECHECK_S = 60, 600
 _VOLUME_PATIENCE_S = 20
+_POD_PATIENCE_S = 30
 
 
 class ModelReading(NamedTuple):
@@ -56,13 +58,13 @@ class ModelReader:
 
         Raises RefusedError where the claim of the cache, or a Job, cannot be made.
         """
-        await self._apply_claim(spec)
-        name = manifests.check_name(spec, self._settings)
-        if kept and (noted := json.loads(kept))["job"] == name:
-            return ModelReading(ModelFacts.from_report(json.dumps(noted["report"])), kept)
-        if is_cached(spec) and (fetching := await self._fetch(spec)) is not None:
+        claim = await self._apply_claim(spec)
+        if (known := self.known(spec, kept, claim)).model is not None:
+            return known
+        if is_cached(spec) and (fetching := await self._fetch(spec, claim)) is not None:
             return fetching
         cluster, namespace = self._cluster, spec.namespace
+        name = manifests.check_name(spec, self._settings)
         job = await cluster.get("batch/v1", "Job", namespace, name)
         if job is None:
             await apply_child(cluster, manifests.check_job(spec, self._settings))
@@ -74,10 +76,23 @@ class ModelReader:
                     model = ModelFacts.from_report(text)
                 except ValueError:
                     continue
-                if model.errors:
-                    await self._again_later(job, spec)
-                return ModelReading(model, json.dumps({"job": name, "report": json.loads(text)}))
+                if model.errors and not spec.model.uri.startswith("file://"):
+                    # an image stays as it is, all else may be mended
+                    await self._again_later(job, spec, _RECHECK_S)
+                noted = {"job": name, **_uid(claim), "report": json.loads(text)}
+                return ModelReading(model, json.dumps(noted))
         return ModelReading(problem=await self._job_problem(job, spec, pods, "CheckFailed"))
+
+    def known(self, spec: DeploymentSpec, kept: str, claim: Object | None = None) -> ModelReading:
+        """By the report alone: empty where it is of another model or image, or where another claim
+        was filled, so that the model is not in this one."""
+        noted = json.loads(kept) if kept else {}
+        if noted.get("job") != manifests.check_name(spec, self._settings):
+            return ModelReading()
+        # a report of an earlier operator names no claim
+        if claim is not None and not {**_uid(claim), **noted}.items() >= _uid(claim).items():
+            return ModelReading()
+        return ModelReading(ModelFacts.from_report(json.dumps(noted["report"])), kept)
 
     async def download(self, pods: list[Object]) -> DownloadProgress | None:
         """Of the first pod that fetches its model and answers."""
@@ -88,10 +103,14 @@ class ModelReader:
                     return found
         return None
 
-    async def _fetch(self, spec: DeploymentSpec) -> ModelReading | None:
-        """How the Job that fills the cache does, None when it is full."""
+    async def _fetch(self, spec: DeploymentSpec, claim: Object | None) -> ModelReading | None:
+        """How the Job that fills the cache does, None when it is full. claim: the managed one."""
         name = cache.fetch_name(spec, self._settings)
         job = await self._cluster.get("batch/v1", "Job", spec.namespace, name)
+        if job is not None and claim is not None and _made(job) < _made(claim):
+            # it filled a claim that is gone
+            await self._cluster.delete("batch/v1", "Job", spec.namespace, name)
+            return ModelReading(download=DownloadProgress(pod=name))
         if job is None:
             job = await apply_child(self._cluster, cache.fetch_job(spec, self._settings))
         if _has_condition(job, "Complete"):
@@ -105,39 +124,44 @@ class ModelReader:
     async def _job_problem(
         self, job: Object, spec: DeploymentSpec, pods: list[Object], reason: str
     ) -> PodProblem | None:
-        """Of a Job's pods, or with that reason of the Job; one that failed is made again later."""
+        """Of a Job's pods, or with that reason of the Job; one that ended is made again later."""
         name, failed = job["metadata"]["name"], _has_condition(job, "Failed")
         # while another pod tries, what ended the one before is history
         trying = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"]
         problem = find_problem(pods if failed else trying or pods)
         if problem is None:
             problem = _volume_problem(spec, trying)
-        if failed:
-            await self._again_later(job, spec)
-            said = f"job {name} failed; see `kubectl logs job/{name}`"
-            return problem or PodProblem(reason, said)
+        if failed or _has_condition(job, "Complete"):
+            await self._again_later(job, spec, _RETRY_S)
+            said = "failed" if failed else "ended without a report"
+            return problem or PodProblem(
+                reason, f"job {name} {said}; see `kubectl logs job/{name}`"
+            )
+        if not pods and time.time() - _made(job) > _POD_PATIENCE_S:
+            said = f"job {name} has no pod: a quota or an admission policy may refuse it; see "
+            return PodProblem("PodMissing", f"{said}`kubectl describe job {name}`")
         return problem
 
-    async def _again_later(self, job: Object, spec: DeploymentSpec) -> None:
-        """A model that was not there may be there later: let the Job be made again."""
+    async def _again_later(self, job: Object, spec: DeploymentSpec, patience: float) -> None:
+        """What was not there may be there later: let the Job be made again."""
         ends = (
             condition["lastTransitionTime"]
             for condition in job.get("status", {}).get("conditions", ())
             if condition["status"] == "True"
         )
         since = max(ends, default=job["metadata"]["creationTimestamp"])
-        at = datetime.fromisoformat(since.replace("Z", "+00:00")).timestamp()
-        if time.time() - at > _RECHECK_S:
+        if time.time() - _seconds(since) > patience:
             await self._cluster.delete("batch/v1", "Job", spec.namespace, job["metadata"]["name"])
 
     async def _pods_of(self, spec: DeploymentSpec, component: str, job: str) -> list[Object]:
         labels = {**child_labels(spec.name, component), "batch.kubernetes.io/job-name": job}
         return await self._cluster.list("v1", "Pod", spec.namespace, labels, cached=True)
 
-    async def _apply_claim(self, spec: DeploymentSpec) -> None:
+    async def _apply_claim(self, spec: DeploymentSpec) -> Object | None:
+        """The claim that is made for the resource, if it is to have one."""
         wanted = cache.cache_claim(spec)
         if wanted is None:
-            return
+            return None
         name = wanted["metadata"]["name"]
         live = await self._cluster.get("v1", "PersistentVolumeClaim", spec.namespace, name)
         if live is not None and not is_owned(live, spec.uid):
@@ -145,15 +169,31 @@ class ModelReader:
             raise RefusedError("NameTaken", said)
         if live is None or not contains(live, wanted):
             try:
-                await self._cluster.apply(wanted)
+                return await self._cluster.apply(wanted)
             except ApiError as error:
                 if error.status not in (403, 422):
                     raise
                 raise RefusedError("InvalidCache", f"{error}; correct spec.cache") from error
+        return live
 
 
 def is_owned(child: Object, uid: str) -> bool:
     return any(owner["uid"] == uid for owner in child["metadata"].get("ownerReferences", ()))
+
+
+def _seconds(at: str) -> float:
+    """Unix seconds of a time of the API server."""
+    return datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
+
+
+def _made(body: Object) -> float:
+    """Unix seconds of its creation."""
+    return _seconds(body["metadata"]["creationTimestamp"])
+
+
+def _uid(claim: Object | None) -> dict[str, str]:
+    """As a report notes it."""
+    return {} if claim is None else {"claim": claim["metadata"]["uid"]}
 
 
 def _has_condition(job: Mapping[str, Any], kind: str) -> bool:

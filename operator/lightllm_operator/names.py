@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
+    "ANNOTATION_APPLIED",
     "ANNOTATION_PINNED",
     "ANNOTATION_REPORT",
     "ANNOTATION_UPGRADE",
@@ -46,6 +47,8 @@ ANNOTATION_REPORT = f"{GROUP}/check-report"
 ANNOTATION_UPGRADE = f"{GROUP}/upgrade"
 # on the serving Deployment: `facts.Pinned` as JSON
 ANNOTATION_PINNED = f"{GROUP}/pinned"
+# on children that are compared: a digest of the manifest that was applied
+ANNOTATION_APPLIED = f"{GROUP}/applied"
 POD_DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 INSTANCE = "app.kubernetes.io/instance"

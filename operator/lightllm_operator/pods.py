@@ -1,4 +1,5 @@
-"""What the pods' own status says is wrong with them, in one word and with the next step. Pure."""
+"""What is wrong with pods, in one word and with the next step: by their own status, or, where they
+are refused before they are there, by their Deployment's. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ __all__ = [
     "PodProblem",
     "fetching_address",
     "find_problem",
+    "find_refusal",
+    "has_ended",
     "is_ready",
     "is_terminating",
     "unschedulable_since",
@@ -44,6 +47,11 @@ class PodProblem:
 
 def is_terminating(pod: Object) -> bool:
     return "deletionTimestamp" in pod["metadata"]
+
+
+def has_ended(pod: Object) -> bool:
+    """Evicted, not admitted or otherwise over; it stays until it is collected."""
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
 
 def is_ready(pod: Object) -> bool:
@@ -88,6 +96,20 @@ def find_problem(pods: Iterable[Object]) -> PodProblem | None:
     order = ("OutOfMemory", *_FETCH_HINTS, "CrashLoopBackOff", "ImagePullFailed", "SecretNotFound")
     ranks = {reason: rank for rank, reason in enumerate(order)}
     return min(problems, key=lambda p: ranks.get(p.reason, len(ranks)), default=None)
+
+
+def find_refusal(deployment: Object) -> PodProblem | None:
+    """Why the API server refuses a Deployment its pods, None if it does not."""
+    for condition in deployment.get("status", {}).get("conditions", ()):
+        pods_refused = condition["type"] == "ReplicaFailure" and condition["status"] == "True"
+        if pods_refused or condition.get("reason") == "ReplicaSetCreateError":
+            said = condition.get("message", "")
+            return PodProblem(
+                "PodsRefused",
+                f"deployment {deployment['metadata']['name']}: {said}; a quota or an admission "
+                "policy must allow the pods, or the spec ask for less",
+            )
+    return None
 
 
 def _problem(pod: Object) -> PodProblem | None:

@@ -16,12 +16,11 @@ from lightllm_operator.autoscale import Decision, PodSample
 from lightllm_operator.child_parts import serving_image
 from lightllm_operator.cluster.client import Objects, apply_child, path_of
 from lightllm_operator.cluster.progress import ProgressReader
-from lightllm_operator.containment import contains
+from lightllm_operator.containment import contains, stamped
 from lightllm_operator.errors import ApiError, RefusedError, SpecError
 from lightllm_operator.facts import ModelFacts, NodeGpu, Pinned, node_gpu, spec_hash
 from lightllm_operator.model_reader import ModelReader, ModelReading, is_owned
 from lightllm_operator.names import (
-    ANNOTATION_PINNED,
     ANNOTATION_REPORT,
     API_VERSION,
     KIND,
@@ -29,14 +28,16 @@ from lightllm_operator.names import (
     SCALE_MANAGER,
     selector,
 )
+from lightllm_operator.pins import pin_of, unedited_pin, update_of
 from lightllm_operator.pods import (
+    has_ended,
     is_ready,
     is_terminating,
     unschedulable_since,
 )
 from lightllm_operator.settings import Settings
-from lightllm_operator.sizing import kv_choice, tensor_parallel_size
-from lightllm_operator.spec import DeploymentSpec, parse
+from lightllm_operator.sizing import KvChoice, kv_choice, tensor_parallel_size
+from lightllm_operator.spec import DeploymentSpec, check, read
 from lightllm_operator.status import Observation
 from lightllm_operator.status_writer import StatusWriter
 
@@ -47,6 +48,8 @@ Object = dict[str, Any]
 _SURGE_PATIENCE_S = 10
 _RECHECK_S = 60
 _SOON_S = 5.0
+# the highest pod-deletion-cost
+_UNKNOWN_LOAD = 2**31 - 1
 
 
 class Key(NamedTuple):
@@ -64,6 +67,7 @@ class ScaleView(Protocol):
 
     def decision(self, key: Key) -> Decision | None: ...
     def load(self, key: Key) -> Mapping[str, PodSample]: ...
+    def kv_choice(self, key: Key) -> KvChoice | None: ...
     def last_scale_time(self, key: Key) -> str | None: ...
     def forget(self, key: Key) -> None: ...
 
@@ -86,18 +90,11 @@ class Reconciler:
         if owner is None or "deletionTimestamp" in owner["metadata"]:
             self._scaler.forget(key)
             return None
-        try:
-            spec = parse(owner)
-        except SpecError as error:
-            await self._status.tell_refused(owner, error)
-            return None
-        seen, delay = await self._bring_in_line(owner, spec)
+        seen, delay = await self._bring_in_line(read(owner))
         await self._status.tell(owner, seen)
         return delay
 
-    async def _bring_in_line(
-        self, owner: Object, spec: DeploymentSpec
-    ) -> tuple[Observation, float | None]:
+    async def _bring_in_line(self, spec: DeploymentSpec) -> tuple[Observation, float | None]:
         cluster, key = self._cluster, Key(spec.namespace, spec.name)
         deployment = await cluster.get("apps/v1", "Deployment", *key)
         if deployment is not None and not is_owned(deployment, spec.uid):
@@ -106,29 +103,26 @@ class Reconciler:
             return Observation(spec=spec, desired=0, refused=refused), _RECHECK_S
         pods: list[Object] = []
         if deployment is not None:
-            pods = await cluster.list("v1", "Pod", spec.namespace, selector(spec.name), cached=True)
+            found = await cluster.list(
+                "v1", "Pod", spec.namespace, selector(spec.name), cached=True
+            )
+            pods = [pod for pod in found if not has_ended(pod)]
         decision = self._scaler.decision(key)
         desired = _desired(spec, deployment, decision)
-        kept = _unedited_pin(deployment, spec)
+        pinned, update = pin_of(deployment, spec), ""
+        kept = unedited_pin(pinned, spec)
         # what the pods were made with is known already: another default image changes none of it
         checked = spec if kept is None else replace(spec, image=kept.image)
-        pinned, update, refused_error = _pin(deployment), "", None
-        serving = deployment
-        reading = ModelReading()
-        try:
-            reading = await self._models.read(checked, _annotation(deployment, ANNOTATION_REPORT))
-        except RefusedError as error:
-            refused_error = error
-        model = reading.model
-        if model is not None and not model.errors:
+        report = _annotation(deployment, ANNOTATION_REPORT)
+        reading, refused_error = await self._read_model(checked, report)
+        model, serving = reading.model, deployment
+        if refused_error is None and model is not None:
             try:
                 serving, pinned, update = await self._apply_deployment(
-                    spec, kept, deployment, pods, model, reading.report
+                    spec, kept, deployment, pods, model, reading.report, desired
                 )
             except RefusedError as error:
                 refused_error = error
-        elif model is not None:
-            refused_error = RefusedError("UnsupportedModel", "; ".join(model.errors))
         if refused_error is None and pinned is not None:
             try:
                 await self._apply_others(spec, desired)
@@ -150,13 +144,33 @@ class Reconciler:
             deployment=serving,
             pods=pods,
             decision=decision,
+            kv=self._scaler.kv_choice(key),
             last_scale_time=self._scaler.last_scale_time(key),
             update=update,
         )
         settled = model is not None and sum(map(is_ready, pods)) == desired == len(pods)
+        if isinstance(refused_error, SpecError):
+            # only an edit helps
+            return seen, None
         if refused_error is not None:
             return seen, _RECHECK_S
         return seen, None if settled else _SOON_S
+
+    async def _read_model(
+        self, spec: DeploymentSpec, kept: str
+    ) -> tuple[ModelReading, RefusedError | SpecError | None]:
+        """What is known of the model, and why its pods must not be made."""
+        try:
+            check(spec)
+            reading = await self._models.read(spec, kept)
+        except SpecError as error:
+            # nothing is read by a wrong spec
+            return self._models.known(spec, kept), error
+        except RefusedError as error:
+            return ModelReading(), error
+        if reading.model is not None and reading.model.errors:
+            return reading, RefusedError("UnsupportedModel", "; ".join(reading.model.errors))
+        return reading, None
 
     # ------------------------------------------------------------ children
 
@@ -168,6 +182,7 @@ class Reconciler:
         pods: list[Object],
         model: ModelFacts,
         report: str,
+        desired: int,
     ) -> tuple[Object, Pinned, str]:
         """Apply the serving Deployment where it differs; the Deployment, what it is made with, and
         what a newer operator would change. Raises RefusedError."""
@@ -191,25 +206,33 @@ class Reconciler:
             surge_blocked=_surge_blocked(deployment, pods),
         )
         wanted = manifests.deployment(spec, self._settings, kept, report, rollout)
-        update = _update(kept, image)
+        if kept.is_adopted and contains(_template(deployment), _template(wanted)):
+            kept = replace(kept, template_version=manifests.TEMPLATE_VERSION)
+            wanted = manifests.deployment(spec, self._settings, kept, report, rollout)
+        update = update_of(kept, image)
         if update and deployment is not None:
             # all but what the pods run with is brought in line: a rollout may be under way
-            wanted["spec"]["template"] = deployment["spec"]["template"]
+            wanted["spec"]["template"] = _template(deployment)
+        wanted = stamped(wanted)
         if deployment is None or not contains(deployment, wanted):
+            # without it a new Deployment would begin with one pod, and one whose count no other
+            # manager has set would fall back to that
+            live = desired if deployment is None else deployment["spec"].get("replicas", 1)
+            wanted["spec"]["replicas"] = live
             deployment = await apply_child(self._cluster, wanted)
         return deployment, kept, update
 
     async def _apply_others(self, spec: DeploymentSpec, desired: int) -> None:
         """Raises RefusedError, also where another's Service has the name."""
         cluster = self._cluster
-        service = manifests.service(spec)
+        service = stamped(manifests.service(spec))
         live = await cluster.get("v1", "Service", spec.namespace, spec.name)
         if live is not None and not is_owned(live, spec.uid):
             problem = f"service {spec.name} exists and is not this resource's; rename one"
             raise RefusedError("NameTaken", problem)
         if live is None or not contains(live, service):
             await apply_child(cluster, service)
-        budget = manifests.disruption_budget(spec)
+        budget = stamped(manifests.disruption_budget(spec))
         live = await cluster.get("policy/v1", "PodDisruptionBudget", spec.namespace, spec.name)
         if live is not None and not is_owned(live, spec.uid):
             # the user's own, who may well know better
@@ -235,9 +258,11 @@ class Reconciler:
         load = self._scaler.load(Key(spec.namespace, spec.name))
         for pod in pods:
             sample = load.get(pod["metadata"]["name"])
-            if sample is None or is_terminating(pod):
+            if is_terminating(pod) or (sample is None and not is_ready(pod)):
+                # on its way out, or taken before those that are Ready
                 continue
-            cost = str(sample.waiting + sample.running)
+            # who does not answer may well be the busiest
+            cost = str(_UNKNOWN_LOAD if sample is None else sample.waiting + sample.running)
             if pod["metadata"].get("annotations", {}).get(POD_DELETION_COST) != cost:
                 path = path_of("v1", "Pod", spec.namespace, pod["metadata"]["name"])
                 patch = {"metadata": {"annotations": {POD_DELETION_COST: cost}}}
@@ -288,23 +313,8 @@ def _annotation(child: Object | None, name: str) -> str:
     return value
 
 
-def _pin(deployment: Object | None) -> Pinned | None:
-    text = _annotation(deployment, ANNOTATION_PINNED)
-    return Pinned.from_json(text) if text else None
-
-
-def _unedited_pin(deployment: Object | None, spec: DeploymentSpec) -> Pinned | None:
-    """What the pods were made with, while the user asks for nothing else."""
-    pinned, asked = _pin(deployment), (spec_hash(spec), spec.upgrade_request)
-    if pinned is None or (pinned.spec_hash, pinned.upgrade_request) != asked:
-        return None
-    return pinned
-
-
-def _update(pinned: Pinned, image: str) -> str:
-    if pinned.template_version != manifests.TEMPLATE_VERSION:
-        return "this operator would make the pods anew, with its own template"
-    return f"this operator would serve with image {image}" if pinned.image != image else ""
+def _template(deployment: Object | None) -> Object | None:
+    return None if deployment is None else deployment["spec"]["template"]
 
 
 def _surge_blocked(deployment: Object | None, pods: list[Object]) -> bool:

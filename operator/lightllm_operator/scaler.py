@@ -15,10 +15,16 @@ from typing import Any, Protocol
 
 from lightllm_operator import metrics
 from lightllm_operator.autoscale import Decision, History, PodSample, decide
-from lightllm_operator.errors import SpecError
-from lightllm_operator.pods import is_ready, is_terminating, unschedulable_since
+from lightllm_operator.pods import (
+    find_refusal,
+    has_ended,
+    is_ready,
+    is_terminating,
+    unschedulable_since,
+)
 from lightllm_operator.reconcile import Key
-from lightllm_operator.spec import DeploymentSpec, parse
+from lightllm_operator.sizing import KvChoice
+from lightllm_operator.spec import DeploymentSpec, read
 
 __all__ = ["Scaler", "Source"]
 
@@ -35,7 +41,7 @@ class Source(Protocol):
 
     def resources(self) -> Mapping[Key, Object]: ...
     def pods(self, key: Key) -> list[Object]: ...
-    def replicas(self, key: Key) -> int | None: ...
+    def deployment(self, key: Key) -> Object | None: ...
 
 
 class _Scrape(Protocol):
@@ -52,6 +58,7 @@ class _Known:
     decision: Decision | None = None
     samples: Mapping[str, PodSample] = field(default_factory=dict)
     last_scale: str | None = None
+    kv: KvChoice | None = None
     told: float = 0.0
     told_waiting: int = -1
 
@@ -82,6 +89,11 @@ class Scaler:
         known = self._known.get(key)
         return known.samples if known else {}
 
+    def kv_choice(self, key: Key) -> KvChoice | None:
+        """What the servers chose, None before one has said it."""
+        known = self._known.get(key)
+        return known.kv if known else None
+
     def last_scale_time(self, key: Key) -> str | None:
         known = self._known.get(key)
         return known.last_scale if known else None
@@ -104,7 +116,9 @@ class Scaler:
     async def round(self) -> None:
         """Scrape everything at once, then decide."""
         resources = dict(self._source.resources())
-        pods = {key: self._source.pods(key) for key in resources}
+        pods = {
+            key: [pod for pod in self._source.pods(key) if not has_ended(pod)] for key in resources
+        }
         samples = await asyncio.gather(
             *(self._scraper.scrape(_addresses(pods[key])) for key in resources)
         )
@@ -120,16 +134,15 @@ class Scaler:
         now = self._clock()
         known = self._known.get(key)
         if known is None or known.body is not body:
-            try:
-                spec = parse(body)
-            except SpecError:
-                return
+            spec = read(body)
             known = self._known.setdefault(key, _Known(History(started=now), body, spec))
             known.body, known.spec = body, spec
         spec, known.samples = known.spec, samples
-        replicas = self._source.replicas(key)
-        if replicas is None:
+        self._note_kv(key, known)
+        deployment = self._source.deployment(key)
+        if deployment is None:
             return
+        replicas: int = deployment["spec"].get("replicas", 1)
         waiting = sum(sample.waiting for sample in samples.values())
         running = sum(sample.running for sample in samples.values())
         before = known.decision
@@ -145,17 +158,24 @@ class Scaler:
             known.decision = decide(
                 spec.autoscaling,
                 list(samples.values()),
-                num_missing=len(ready) - len(samples),
+                missing={pod["metadata"]["name"] for pod in ready} - samples.keys(),
                 num_starting=len(starting),
                 replicas=replicas,
                 history=known.history,
                 now=now,
-                unschedulable=any(map(_is_stuck, starting)),
+                blocked=_blocked(deployment, starting),
             )
         metrics.tell_resource(
             key, waiting=waiting, desired=known.decision.replicas, ready=len(ready)
         )
         self._tell(key, known, before, replicas, now)
+
+    def _note_kv(self, key: Key, known: _Known) -> None:
+        said = {KvChoice(s.kv_dtype, s.kv_reason) for s in known.samples.values() if s.kv_dtype}
+        # during a rollout pods may differ: the first one's stands while it runs anywhere
+        if said and known.kv not in said:
+            known.kv = min(said, key=lambda kv: kv.dtype)
+            self._wake(key)
 
     def _tell(
         self, key: Key, known: _Known, before: Decision | None, replicas: int, now: float
@@ -187,6 +207,13 @@ def _addresses(pods: list[Object]) -> dict[str, str]:
         for pod in pods
         if is_ready(pod) and pod.get("status", {}).get("podIP")
     }
+
+
+def _blocked(deployment: Object, starting: list[Object]) -> str:
+    """Why further pods would not start either, as a reason of ScalingLimited, or ""."""
+    if find_refusal(deployment) is not None:
+        return "PodsRefused"
+    return "GPUsUnavailable" if any(map(_is_stuck, starting)) else ""
 
 
 def _is_stuck(pod: Object) -> bool:

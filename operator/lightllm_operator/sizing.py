@@ -17,7 +17,8 @@ _INT8_FROM = (7, 5)
 
 @dataclass(frozen=True, slots=True)
 class KvChoice:
-    """dtype: the server's --kv-dtype: "auto", "model" or "int8"; reason: for the status."""
+    """dtype: the server's --kv-dtype, "auto", "model" or "int8", or what it made of "auto"; reason:
+    for the status."""
 
     dtype: str
     reason: str

@@ -26,7 +26,9 @@ __all__ = [
     "ScaleRule",
     "SecretKey",
     "ServiceSpec",
+    "check",
     "parse",
+    "read",
 ]
 
 Object = Mapping[str, Any]
@@ -34,8 +36,8 @@ Object = Mapping[str, Any]
 # options that the operator sets from other fields
 _OWNED_OPTIONS = (
     *("model-dir", "host", "port", "metrics-port", "tp", "device", "dtype", "kv-dtype"),
-    *("mem-fraction", "served-model-name", "drain-time", "api-key-file", "max-req-total-len"),
-    *("log-format", "config"),
+    *("mem-fraction", "served-model-name", "drain-delay", "drain-time", "api-key-file"),
+    *("max-req-total-len", "log-format", "config"),
 )
 
 
@@ -190,11 +192,18 @@ class DeploymentSpec:
 
 
 def parse(body: Object) -> DeploymentSpec:
-    """Raises SpecError for what the schema cannot refuse."""
+    """`read` and `check`."""
+    spec = read(body)
+    check(spec)
+    return spec
+
+
+def read(body: Object) -> DeploymentSpec:
+    """What the schema has let through: scaling goes by it even where `check` refuses the rest."""
     metadata, spec = body["metadata"], body["spec"]
     key = spec.get("apiKeySecretRef")
     autoscaling, cache = spec.get("autoscaling"), spec.get("cache")
-    parsed = DeploymentSpec(
+    return DeploymentSpec(
         name=metadata["name"],
         namespace=metadata["namespace"],
         uid=metadata["uid"],
@@ -220,11 +229,10 @@ def parse(body: Object) -> DeploymentSpec:
         pod_template=_pod_template(spec.get("podTemplate", {})),
         upgrade_request=metadata.get("annotations", {}).get(ANNOTATION_UPGRADE),
     )
-    _check(parsed)
-    return parsed
 
 
-def _check(spec: DeploymentSpec) -> None:
+def check(spec: DeploymentSpec) -> None:
+    """Raises SpecError for what the schema cannot refuse."""
     if ".." in PurePosixPath(spec.model.path).parts:
         raise SpecError("spec.model.uri", f"got {spec.model.uri!r}, `..` is not allowed")
     for index, argument in enumerate(spec.extra_args):

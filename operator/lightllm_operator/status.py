@@ -13,7 +13,8 @@ from lightllm_operator.autoscale import Decision
 from lightllm_operator.errors import RefusedError, SpecError
 from lightllm_operator.facts import DownloadProgress, ModelFacts, Pinned
 from lightllm_operator.names import ANNOTATION_UPGRADE, selector
-from lightllm_operator.pods import PodProblem, find_problem, is_ready
+from lightllm_operator.pods import PodProblem, find_problem, find_refusal, is_ready
+from lightllm_operator.sizing import KvChoice
 from lightllm_operator.spec import DeploymentSpec
 
 __all__ = ["Observation", "summarise", "transitions"]
@@ -26,7 +27,8 @@ class Observation:
     """What one reconcile saw and decided.
 
     check_problem: why the model could not be read. download: of the model, while it lasts.
-    refused: why the spec cannot be run. update: what a newer operator would change, or "".
+    refused: why the spec cannot be run. kv: what the servers say of their KV cache. update: what a
+    newer operator would change, or "".
     """
 
     spec: DeploymentSpec
@@ -39,6 +41,7 @@ class Observation:
     deployment: Object | None = None
     pods: Sequence[Object] = ()
     decision: Decision | None = None
+    kv: KvChoice | None = None
     last_scale_time: str | None = None
     update: str = ""
 
@@ -71,8 +74,8 @@ def summarise(seen: Observation, before: Object, now: str) -> dict[str, Any]:
     }
     if seen.pinned is not None:
         status["tensorParallelSize"] = seen.pinned.tensor_parallel_size
-        status["kvCacheDtype"] = seen.pinned.kv_dtype
-        status["kvCacheReason"] = seen.pinned.kv_reason
+        kv = _kv_cache(seen.pinned, seen.kv, spec.generation, before)
+        status["kvCacheDtype"], status["kvCacheReason"] = kv.dtype, kv.reason
     if seen.decision is not None:
         status["queueDepth"] = seen.decision.waiting
     elif "queueDepth" in before:
@@ -96,9 +99,24 @@ def summarise(seen: Observation, before: Object, now: str) -> dict[str, Any]:
     return status
 
 
+def _kv_cache(
+    pinned: Pinned, resolved: KvChoice | None, generation: int, before: Object
+) -> KvChoice:
+    """What the pods were told to use, or where they were to choose, what they chose."""
+    told = KvChoice(pinned.kv_dtype, pinned.kv_reason)
+    if told.dtype != "auto":
+        return told
+    if resolved is not None:
+        return resolved
+    if before.get("observedGeneration") == generation and "kvCacheDtype" in before:
+        # of an earlier operator, until this one has scraped
+        return KvChoice(before["kvCacheDtype"], before["kvCacheReason"])
+    return told
+
+
 def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
     """(type "Normal" or "Warning", reason, message) of every condition that changed its reason,
-    but for those that only say that a start goes on as it should."""
+    but for those that only say that a start goes on as it should, or that the load is small."""
     old = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", ())}
     notes = []
     for condition in after["conditions"]:
@@ -106,7 +124,8 @@ def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
         was = old.get(condition["type"], ("Unknown", ""))
         fine = _is_fine(condition["type"], *now)
         calm = fine or condition["reason"] in _STARTING
-        if was == now or (calm and _is_start(*was) and condition["reason"] not in _NEWS):
+        idle = condition["reason"] in _IDLE or (was[1] in _IDLE and fine)
+        if was == now or idle or (calm and _is_start(*was) and condition["reason"] not in _NEWS):
             continue
         notes.append(("Normal" if fine else "Warning", condition["reason"], condition["message"]))
     # Ready repeats the condition that it follows from
@@ -117,6 +136,8 @@ def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
 _WISHED = {"ScalingLimited": "False", "GPUsUnderused": "False"}
 # reasons that a resource begins with
 _STARTING = ("Disabled", "NoReadyReplicas", "NotStarted", "Progressing")
+# what the lowest count means for a small load, which comes and goes
+_IDLE = ("TooFewReplicas",)
 # told also where all went well before
 _NEWS = ("Downloading", "Serving")
 
@@ -153,7 +174,7 @@ def _autoscaling(decision: Decision, last_scale: str | None, before: Object) -> 
 
 
 def _conditions(seen: Observation, before: Object) -> list[_Condition]:
-    config, model = _config_valid(seen), _model_available(seen)
+    config, model = _standing_verdict(seen, before) or (_config_valid(seen), _model_available(seen))
     progressing, available = _progressing(seen), _available(seen)
     conditions = [
         _ready(seen, config, model, available),
@@ -166,16 +187,34 @@ def _conditions(seen: Observation, before: Object) -> list[_Condition]:
     if seen.pinned is not None and seen.spec.gpu.count:
         conditions.append(_gpus_underused(seen.spec.gpu.count, seen.pinned))
     if seen.update:
+        adopted = seen.pinned is not None and seen.pinned.is_adopted
         conditions.append(
             _Condition(
                 "UpdateAvailable",
                 "True",
-                "NewerOperator",
+                "PinLost" if adopted else "NewerOperator",
                 f"{seen.update}; edit the spec, or set the annotation {ANNOTATION_UPGRADE} to a "
                 "new value, to take it",
             )
         )
     return conditions
+
+
+def _standing_verdict(seen: Observation, before: Object) -> tuple[_Condition, _Condition] | None:
+    """ConfigValid and ModelAvailable as they were, while a model that cannot be served is only
+    looked at again."""
+    if seen.model or seen.check_problem or seen.refused:
+        return None
+    told = {condition["type"]: condition for condition in before.get("conditions", ())}
+    config, model = told.get("ConfigValid"), told.get("ModelAvailable")
+    if (
+        config is None
+        or model is None
+        or config["reason"] != "UnsupportedModel"
+        or config["observedGeneration"] != seen.spec.generation
+    ):
+        return None
+    return _Condition.read(config), _Condition.read(model)
 
 
 def _config_valid(seen: Observation) -> _Condition:
@@ -193,6 +232,9 @@ def _model_available(seen: Observation) -> _Condition:
     if seen.check_problem is not None:
         problem = seen.check_problem
         return _Condition("ModelAvailable", "False", problem.reason, problem.message)
+    if seen.model is None and isinstance(seen.refused, SpecError):
+        message = f"{uri} is not read before spec is corrected"
+        return _Condition("ModelAvailable", "Unknown", "NotChecked", message)
     if seen.model is None and seen.download is not None:
         message = f"{uri} is being fetched: {_amount(seen.download)}"
         return _Condition("ModelAvailable", "Unknown", "Downloading", message)
@@ -234,7 +276,7 @@ def _progressing(seen: Observation) -> _Condition:
 def _available(seen: Observation) -> _Condition:
     ready = sum(map(is_ready, seen.pods))
     least = seen.spec.autoscaling.min_replicas if seen.spec.autoscaling else min(seen.desired, 1)
-    problem = find_problem(seen.pods)
+    problem = find_problem(seen.pods) or find_refusal(seen.deployment or {})
     if ready >= least:
         message = f"{ready} of {seen.desired} pods serve"
         if problem is not None:

@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lightllm_operator.cluster.client import Objects
-from lightllm_operator.errors import ApiError, SpecError
+from lightllm_operator.errors import ApiError
 from lightllm_operator.names import API_VERSION, FIELD_MANAGER, KIND, STATUS_MANAGER
-from lightllm_operator.spec import DeploymentSpec, parse
 from lightllm_operator.status import Observation, summarise, transitions
 
 __all__ = ["StatusWriter"]
@@ -31,14 +30,6 @@ class StatusWriter:
         """owner: the resource as it was read."""
         before, now = owner.get("status", {}), _now()
         status = summarise(seen, before, now)
-        if status != before:
-            await self._write(owner, status, now)
-
-    async def tell_refused(self, owner: Object, error: SpecError) -> None:
-        """The spec cannot even be read: only its condition changes."""
-        before, now = owner.get("status", {}), _now()
-        seen = Observation(spec=_parse_bare(owner), desired=0, refused=error)
-        status = {**before, **summarise(seen, before, now)}
         if status != before:
             await self._write(owner, status, now)
 
@@ -86,13 +77,6 @@ class StatusWriter:
             await self._cluster.create(event)
         except ApiError as error:
             logger.warning("event not posted: %s", error)
-
-
-def _parse_bare(owner: Object) -> DeploymentSpec:
-    """Identity and model alone, of a resource whose spec has an error elsewhere."""
-    model = owner["spec"]["model"]
-    bare = {**model, "uri": model["uri"].replace("..", "__")}
-    return parse({**owner, "spec": {"model": bare}})
 
 
 def _now() -> str:

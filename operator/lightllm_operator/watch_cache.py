@@ -92,12 +92,12 @@ class WatchCache:
         """Those that serve."""
         return [*self.pods_with(key, child_labels(key.name, SERVER))]
 
-    def replicas(self, key: Key) -> int | None:
+    def deployment(self, key: Key) -> Object | None:
+        """The one that serves."""
         deployment = self.get("Deployment", key)
         if deployment is None or not _is_server(key, deployment["metadata"]):
             return None
-        count: int = deployment["spec"].get("replicas", 1)
-        return count
+        return deployment
 
     def show(self, kind: str, body: Object, *, deleted: bool = False) -> Key:
         """Note what a watch shows; the resource that it concerns."""

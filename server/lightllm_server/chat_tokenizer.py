@@ -74,7 +74,7 @@ class ChatTokenizer:
                     f"role {message.role!r} is none of {', '.join(sorted(_ROLES))}"
                 )
         hidden = self._private_characters(messages)
-        shown = [{"role": m.role, "content": self._hide(m.content, hidden)} for m in messages]
+        shown = [self._shown(message, hidden) for message in messages]
         with self._time_limit():
             rendered = self._template.render(shown, add_generation_prompt=add_generation_prompt)
         text = self._added.sub(lambda match: self._stand_ins.get(match[0], match[0]), rendered)
@@ -104,12 +104,17 @@ class ChatTokenizer:
     def _plain_if(self, starts: set[int], place: re.Match[str]) -> str:
         return self._texts[place[0]] if place.start() in starts else place[0]
 
+    def _shown(self, message: ChatMessage, hidden: dict[str, str]) -> dict[str, str]:
+        shown = {"role": message.role, "content": self._hide(message.content, hidden)}
+        # templates ask whether there is one
+        return {**shown, "name": self._hide(message.name, hidden)} if message.name else shown
+
     def _hide(self, text: str, hidden: dict[str, str]) -> str:
         return self._special.sub(lambda match: hidden[match[0]], text) if hidden else text
 
     def _private_characters(self, messages: Sequence[ChatMessage]) -> dict[str, str]:
         """A character for each special token's text in the messages, used nowhere else."""
-        texts = [message.content for message in messages]
+        texts = [text for message in messages for text in (message.content, message.name)]
         found = {special for text in texts for special in self._special.findall(text)}
         if not found:
             return {}

@@ -6,10 +6,8 @@
     rank 0 ──RankStep|RankStop──▶ rank 1 … tp-1
 
 Lives here: the schema and its encoding. Not here: sockets (`channels.py`), validation of client
-input
-(`api/schemas.py`). Decoding raises `msgspec.ValidationError` or `msgspec.DecodeError` on anything
-else than a
-well-formed message of the hop.
+input (`api/openai_schema.py`, `api/lightllm_schema.py`). Decoding raises `msgspec.ValidationError`
+or `msgspec.DecodeError` on anything else than a well-formed message of the hop.
 """
 
 from __future__ import annotations
@@ -80,6 +78,8 @@ class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 class ChatMessage(_Part, frozen=True):
     role: str
     content: str
+    # of the participant, "" where none is given; what becomes of it is the template's choice
+    name: str = ""
 
 
 class EncodeText(_Message, frozen=True, kw_only=True):
@@ -120,11 +120,10 @@ TokenizerToApi = Encoded | EncodeFailed
 class SamplingParams(_Message, frozen=True, kw_only=True):
     """How to choose tokens; every value is validated and bounded by the api, again by the router.
 
-    temperature 0 means greedy; top_k 0 and top_p 1 switch the filters off. `seed` is always set
-    (the api draws
-    one where the client gave none). `logprobs`: None = no alternatives, k = the k best beside
-    each sampled token (the sampled
-    token's own logprob always travels). `prompt_logprobs` likewise for the prompt's tokens.
+    temperature 0 (or below 1e-5) means greedy; top_k 0 and top_p 1 switch the filters off. `seed`
+    is always set (the api draws one where the client gave none). `logprobs`: None = no
+    alternatives, k = the k best beside each sampled token (the sampled token's own logprob always
+    travels). `prompt_logprobs` likewise for the prompt's tokens.
     """
 
     temperature: float = 0.0
@@ -156,6 +155,8 @@ class TextOptions(_Message, frozen=True, kw_only=True):
     # per-token text of the LightLLM routes and logprobs need every token reported, also those
     # with no text yet
     every_token: bool = False
+    # report each token's own bytes too: one that is a part of a character has no text
+    token_bytes: bool = False
 
 
 class Generate(_Message, frozen=True, kw_only=True):
@@ -187,8 +188,9 @@ ApiToRouter = Generate | Abort
 class TopLogprob(_Part, frozen=True):
     token_id: TokenId
     logprob: float
-    # filled by detok
+    # filled by detok: the text, and the bytes where they are asked for and known
     text: str = ""
+    token_bytes: bytes | None = None
 
 
 class PromptLogprobs(_Part, frozen=True):
@@ -266,6 +268,8 @@ class ChoiceText(_Part, frozen=True):
     finish_reason: FinishReason | None = None
     # the stop string or the text of the stop token id that ended the choice, if any
     matched_stop: str | None = None
+    # as `token_ids` where asked for: b"" for a token that the text leaves out, None if not known
+    token_bytes: tuple[bytes | None, ...] = ()
 
 
 class PromptText(_Part, frozen=True):

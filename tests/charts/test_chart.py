@@ -192,8 +192,24 @@ def selects(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     return selector.items() <= labels.items()
 
 
+def picks(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """A label selector of which only `In` is used."""
+    among = selector.get("matchExpressions", ())
+    assert {each["operator"] for each in among} <= {"In"}
+    return selects(selector["matchLabels"], labels) and all(
+        labels.get(each["key"]) in each["values"] for each in among
+    )
+
+
 def test_the_selectors_of_serving_pods_are_the_operators(render) -> None:
-    from lightllm_operator.names import HTTP_PORT, METRICS_PORT, SERVER, child_labels
+    from lightllm_operator.names import (
+        CHECK,
+        FETCH,
+        HTTP_PORT,
+        METRICS_PORT,
+        SERVER,
+        child_labels,
+    )
 
     values = {"podMonitor": {"enabled": True}, "watchNamespace": "team"}
     objects = render(*MONITORING, **values, networkPolicy={"enabled": True})
@@ -208,8 +224,12 @@ def test_the_selectors_of_serving_pods_are_the_operators(render) -> None:
         [{"port": METRICS_PORT}],
     ]
     own = objects["NetworkPolicy", "system", "lightllm"]["spec"]
-    [scrape] = [rule for rule in own["egress"] if rule["ports"] == [{"port": METRICS_PORT}]]
-    assert selects(scrape["to"][0]["podSelector"]["matchLabels"], labels)
+    [asked] = [rule for rule in own["egress"] if rule["ports"] == [{"port": METRICS_PORT}]]
+    [peer] = asked["to"]
+    for component, is_asked in ((SERVER, True), (FETCH, True), (CHECK, False)):
+        assert picks(peer["podSelector"], child_labels("demo", component)) == is_asked
+    fetching = child_labels("demo", FETCH)
+    assert selects(policy["podSelector"]["matchLabels"], fetching)
     template_labels = objects["Deployment", "system", "lightllm"]["spec"]["template"]["metadata"]
     [from_operator] = policy["ingress"][1]["from"]
     assert selects(from_operator["podSelector"]["matchLabels"], template_labels["labels"])

@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import crash_proxy
 from kube import Kube
+from real_operator import SERVING_IMAGE, RealOperator, changed_copy
 from rest import Rest
+from served_resource import Serving
 
 CHECKOUT = Path(__file__).parents[2]
 CRD = CHECKOUT / "crds" / "lightllmdeployments.serving.lightllm.io.yaml"
@@ -76,3 +79,33 @@ def report() -> str:
     return subprocess.run(
         [*command, "--model-dir", str(model)], capture_output=True, text=True, check=True
     ).stdout
+
+
+@pytest.fixture(scope="session")
+def controlled_rest(control_plane: Path) -> Iterator[Rest]:
+    """The API server with controllers, call by call."""
+    with Rest(control_plane) as client:
+        yield client
+
+
+@pytest.fixture
+def serving(controlled_rest: Rest, report: str) -> Serving:
+    """In a namespace of its own."""
+    return Serving(controlled_rest, f"serving-{uuid.uuid4().hex[:8]}", report)
+
+
+@pytest.fixture
+def operate(control_plane: Path, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Start an operator in place of the one before."""
+    running: list[RealOperator] = []
+    with crash_proxy.running(control_plane) as proxy:
+
+        def start(name: str, changes: dict | None = None, image: str = SERVING_IMAGE) -> None:
+            for before in running:
+                before.stop()
+            source = changed_copy(tmp_path / f"{name}-source", changes or {})
+            running.append(RealOperator(proxy.url, tmp_path / name, image=image, source=source))
+
+        yield start
+        for each in running:
+            each.stop()

@@ -5,19 +5,15 @@ The newer one has another default image, and another template: a changed copy of
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-import crash_proxy
-from fake_kubelet import FakeKubelet
 from kube import condition
-from real_operator import SERVING_IMAGE, RealOperator, changed_copy
+from real_operator import SERVING_IMAGE
 from rest import Rest
-from server_process import wait_until
+from served_resource import Serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -34,124 +30,14 @@ NEWER = {
 # as if each operator made the pods as it would make them itself
 UNPINNED = {
     **NEWER,
-    "reconcile.py": {"kept = _unedited_pin(deployment, spec)": "kept = None"},
+    "reconcile.py": {"kept = unedited_pin(pinned, spec)": "kept = None"},
 }
 QUIET_S = 1.5
 
 
-class Serving:
-    """The resource `demo` in a namespace of its own, and what is there of it."""
-
-    def __init__(self, rest: Rest, namespace: str, report: str) -> None:
-        self.rest, self._namespace = rest, namespace
-        self._kubelet = FakeKubelet(rest, namespace, report)
-        self._path = (
-            f"/apis/serving.lightllm.io/v1alpha1/namespaces/{namespace}/lightllmdeployments"
-        )
-        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-        rest("POST", "/api/v1/namespaces", manifest).expect(201)
-        self.starts: Callable[[dict], bool] = lambda pod: True
-
-    def create(self, **spec: object) -> None:
-        manifest = {
-            "apiVersion": "serving.lightllm.io/v1alpha1",
-            "kind": "LightLLMDeployment",
-            "metadata": {"name": "demo"},
-            "spec": {"model": {"uri": "file:///models/demo-model"}, **spec},
-        }
-        self.rest("POST", self._path, manifest).expect(201)
-
-    def patch(self, patch: dict) -> None:
-        self.rest(
-            "PATCH", f"{self._path}/demo", patch, content_type="application/merge-patch+json"
-        ).expect(200)
-
-    def resource(self) -> dict:
-        return self.rest("GET", f"{self._path}/demo").expect(200)
-
-    def _list(self, path: str) -> list[dict]:
-        return self.rest("GET", path.format(self._namespace)).expect(200)["items"]
-
-    def deployment(self) -> dict:
-        [deployment] = self._list("/apis/apps/v1/namespaces/{}/deployments")
-        return deployment
-
-    def jobs(self) -> list[dict]:
-        return self._list("/apis/batch/v1/namespaces/{}/jobs")
-
-    def pods(self) -> list[dict]:
-        pods = self._list("/api/v1/namespaces/{}/pods")
-        component = "app.kubernetes.io/component"
-        return [pod for pod in pods if pod["metadata"]["labels"][component] == "server"]
-
-    def uids(self) -> set[str]:
-        return {pod["metadata"]["uid"] for pod in self.pods()}
-
-    def template(self) -> dict:
-        return self.deployment()["spec"]["template"]
-
-    def is_settled(self) -> bool:
-        """All pods of the newest generation serve, and nothing else is there."""
-        body = self.resource()
-        return all(
-            condition(body, kind).get("status") == status
-            and condition(body, kind)["observedGeneration"] == body["metadata"]["generation"]
-            for kind, status in (("Ready", "True"), ("Progressing", "False"))
-        )
-
-    def wait(self, what: str, holds: Callable[[], bool]) -> None:
-        def stepped() -> bool:
-            self._kubelet.step(starts=self.starts)
-            return holds()
-
-        wait_until(stepped, 60, what, interval=0.05)
-
-    def go_on(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        self.wait("time passes", lambda: time.monotonic() > until)
-
-    def strategy(self) -> dict:
-        return self.deployment()["spec"]["strategy"]["rollingUpdate"]
-
-    def refuse_to_schedule(self) -> None:
-        """The pods that wait are refused by the scheduler, long since."""
-        for pod in self.pods():
-            if pod["status"]["phase"] == "Pending":
-                self._kubelet.refuse(pod, "0/1 nodes: 1 Insufficient nvidia.com/gpu.", since_s=60)
-
-    def has_update(self) -> bool:
-        return condition(self.resource(), "UpdateAvailable").get("status") == "True"
-
-    def images(self) -> set[str]:
-        return {pod["spec"]["containers"][0]["image"] for pod in self.pods()}
-
-
-@pytest.fixture(scope="module")
-def rest(control_plane):
-    with Rest(control_plane) as rest:
-        yield rest
-
-
 @pytest.fixture
-def serving(rest, report, request):
-    return Serving(rest, f"upgrade-{abs(hash(request.node.name)) % 10**6}", report)
-
-
-@pytest.fixture
-def operate(control_plane, tmp_path):
-    """Start an operator in place of the one before."""
-    running: list[RealOperator] = []
-    with crash_proxy.running(control_plane) as proxy:
-
-        def start(name: str, changes: dict | None = None, image: str = SERVING_IMAGE) -> None:
-            for before in running:
-                before.stop()
-            source = changed_copy(tmp_path / f"{name}-source", changes or {})
-            running.append(RealOperator(proxy.url, tmp_path / name, image=image, source=source))
-
-        yield start
-        for each in running:
-            each.stop()
+def rest(serving):
+    return serving.rest
 
 
 def upgrade(serving: Serving, operate, changes: dict) -> None:

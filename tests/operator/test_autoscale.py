@@ -20,7 +20,7 @@ def autoscaling(**fields):
 
 
 def decide_once(spec, samples, replicas, history=None, now=1000.0, **more) -> Decision:
-    given = {"num_missing": 0, "num_starting": 0, **more}
+    given = {"missing": (), "num_starting": 0, **more}
     history = History(started=0.0) if history is None else history
     return decide(spec, samples, replicas=replicas, history=history, now=now, **given)
 
@@ -79,6 +79,16 @@ def test_an_idle_deployment_goes_to_its_minimum():
     assert decide_once(slow, samples, 3).limited == "RateLimited"
 
 
+def test_at_the_lowest_count_single_requests_change_nothing():
+    spec = autoscaling(minReplicas=1)
+    history = History(started=0.0)
+    told = [
+        decide_once(spec, [sample_of(running=running)], 1, history, now=1000.0 + 5 * running)
+        for running in (0, 1, 0)
+    ]
+    assert [(each.replicas, each.limited) for each in told] == [(1, "")] * 3
+
+
 def test_pods_that_load_do_not_cascade():
     sample = sample_of(waiting=20, running=16)
     decision = decide_once(autoscaling(), [sample], 4, num_starting=3)
@@ -92,7 +102,19 @@ def test_missing_metrics_hold_the_count():
 
 def test_a_pod_that_does_not_answer_counts_as_full():
     # 1 of 3 answers and is idle; the two others count (16 + 4) each: 40 / (0.8 · 16) > 3
-    assert decide_once(autoscaling(), [sample_of()], 3, num_missing=2).replicas == 3
+    assert decide_once(autoscaling(), [sample_of()], 3, missing=("p1", "p2")).replicas == 3
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_what_came_while_a_pod_did_not_answer_is_counted_while_it_is_ready(is_ready):
+    history = History(started=0.0)
+    spec, other = autoscaling(), sample_of("p1")
+    for now, accepted in ((1000.0, 10), (1005.0, None), (1010.0, 40)):
+        answered = [] if accepted is None else [sample_of("p0", accepted_total=accepted)]
+        missing = ["p0"] if accepted is None and is_ready else []
+        decide_once(spec, [*answered, other], 2, history, now, missing=missing)
+    # 30 requests in 10 s
+    assert history.arrival_rate(1010.0) == (3.0 if is_ready else 0.0)
 
 
 def test_after_a_start_no_pod_goes_for_one_window():
@@ -123,10 +145,11 @@ def test_a_burst_shorter_than_the_scale_up_window_adds_nothing():
     assert decide_once(spec, burst, 1, history, now=1031.0).replicas > 1
 
 
-def test_no_more_pods_are_asked_for_than_gpus_exist():
+@pytest.mark.parametrize("blocked", ["GPUsUnavailable", "PodsRefused"])
+def test_no_more_pods_are_asked_for_than_can_start(blocked):
     sample = sample_of(waiting=400, running=16)
-    decision = decide_once(autoscaling(), [sample], 2, unschedulable=True)
-    assert (decision.replicas, decision.limited) == (2, "GPUsUnavailable")
+    decision = decide_once(autoscaling(), [sample], 2, blocked=blocked)
+    assert (decision.replicas, decision.limited) == (2, blocked)
 
 
 def test_a_full_kv_cache_adds_a_pod_before_a_queue_forms():
@@ -171,7 +194,7 @@ def test_the_count_is_always_inside_the_bounds(waiting, running, replicas, missi
         autoscaling(minReplicas=2, maxReplicas=7),
         [sample_of(waiting=waiting, running=running)],
         replicas,
-        num_missing=missing,
+        missing=[f"silent-{number}" for number in range(missing)],
         num_starting=starting,
     )
     assert 2 <= decision.replicas <= 7

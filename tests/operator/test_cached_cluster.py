@@ -104,12 +104,12 @@ def test_status_and_events_are_written(cluster, cache):
 def test_an_answer_to_a_write_is_read_before_the_watch_shows_it(cluster, cache):
     cache.show("Deployment", child("Deployment", version=5, spec={"replicas": 1}))
     asyncio.run(FreshCluster(cluster, cache).apply(child("Deployment", spec={"replicas": 3})))
-    assert cache.replicas(DEMO) == 3
+    assert cache.deployment(DEMO)["spec"]["replicas"] == 3
     # what the watch still had on its way changes nothing
     cache.show("Deployment", child("Deployment", version=6, spec={"replicas": 2}))
-    assert cache.replicas(DEMO) == 3
+    assert cache.deployment(DEMO)["spec"]["replicas"] == 3
     cache.show("Deployment", child("Deployment", version=8, spec={"replicas": 4}))
-    assert cache.replicas(DEMO) == 4
+    assert cache.deployment(DEMO)["spec"]["replicas"] == 4
 
 
 def test_a_new_object_is_known_from_its_answer_on(cluster, cache):

@@ -8,6 +8,7 @@ import pytest
 
 from lightllm_operator import cache, manifests
 from lightllm_operator.containment import contains
+from lightllm_operator.errors import SpecError
 from lightllm_operator.facts import Pinned
 from lightllm_operator.settings import Settings
 from operator_objects import spec_of
@@ -92,6 +93,25 @@ def test_the_pod_outlives_its_drain():
     spec = pod_spec(deployment(drainTimeoutSeconds=60))
     assert spec["terminationGracePeriodSeconds"] == 85
     assert "--drain-time=70" in spec["containers"][0]["args"]
+
+
+def test_a_load_that_never_ends_is_cut_after_the_startup_timeout():
+    # while the model loads the server's /livez is 200 and its /readyz 503
+    [container] = pod_spec(deployment(startupTimeoutSeconds=61))["containers"]
+    probe = container["startupProbe"]
+    assert probe["httpGet"] == {"path": "/readyz", "port": "metrics"}
+    assert probe["periodSeconds"] * probe["failureThreshold"] == 62
+    assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
+
+
+def test_no_option_of_the_operator_can_be_overridden():
+    [container] = pod_spec(deployment(**FIELDS))["containers"]
+    options = [argument for argument in container["args"] if argument not in FIELDS["extraArgs"]]
+    assert len(options) == 15
+    for option in options:
+        for said in ([option], [option.partition("=")[0], "0"]):
+            with pytest.raises(SpecError, match="which the operator sets itself"):
+                spec_of(extraArgs=said)
 
 
 def test_the_key_is_a_file_and_never_in_the_environment():

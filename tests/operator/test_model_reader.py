@@ -40,6 +40,7 @@ class MemoryCluster:
         self.objects: dict[tuple[str, str], dict] = {}
         self.pods: list[dict] = []
         self.refusal: ApiError | None = None
+        self._num_made = 0
 
     async def get(self, _version, kind, _namespace, name):
         return self.objects.get((kind, name))
@@ -50,7 +51,9 @@ class MemoryCluster:
     async def apply(self, manifest, **_):
         if self.refusal is not None:
             raise self.refusal
-        metadata = {**manifest["metadata"], "creationTimestamp": ago(0)}
+        self._num_made += 1
+        made = {"uid": f"uid-{self._num_made}", "creationTimestamp": ago(0)}
+        metadata = {**manifest["metadata"], **made}
         made = {**manifest, "metadata": metadata}
         return self.objects.setdefault((manifest["kind"], metadata["name"]), made)
 
@@ -59,6 +62,11 @@ class MemoryCluster:
 
     def names(self, kind: str) -> list[str]:
         return [name for found, name in self.objects if found == kind]
+
+    def age(self, seconds: float) -> None:
+        """All was made so long ago."""
+        for body in self.objects.values():
+            body["metadata"]["creationTimestamp"] = ago(seconds)
 
     def end(self, job: str, condition: str, seconds_ago: float = 0) -> None:
         conditions = [{"type": condition, "status": "True", "lastTransitionTime": ago(seconds_ago)}]
@@ -121,7 +129,7 @@ def test_claim_then_fetch_then_check_then_facts(cluster, read):
     reading = read(**CACHED)
     assert (reading.model.heads, reading.model.commit) == (4, "c0ffee")
     # with the report on the Deployment no Job is needed any more
-    cluster.objects = {}
+    del cluster.objects["Job", fetch], cluster.objects["Job", check]
     assert read(reading.report, **CACHED) == reading
     assert cluster.names("Job") == []
 
@@ -130,6 +138,34 @@ def test_without_a_cache_there_is_no_claim_and_no_fetch(cluster, read):
     read(model=CACHED["model"])
     assert cluster.names("PersistentVolumeClaim") == []
     assert cluster.names("Job") == [manifests.check_name(spec_of(model=CACHED["model"]), SETTINGS)]
+
+
+def test_a_cache_that_was_deleted_is_filled_again(cluster, read):
+    read(**CACHED)
+    [fetch] = cluster.names("Job")
+    cluster.age(50)
+    cluster.end(fetch, "Complete")
+    read(**CACHED)
+    [_, check] = cluster.names("Job")
+    cluster.add_pod(check, phase="Succeeded", containerStatuses=ended("check", 0, **REPORT))
+    reading = read(**CACHED)
+    assert read(reading.report, **CACHED) == reading
+    del cluster.objects["PersistentVolumeClaim", "demo-cache"]
+    # the Job that is there has filled the other claim
+    again = read(reading.report, **CACHED)
+    assert (again.model, again.download) == (None, DownloadProgress(pod=fetch))
+    read(reading.report, **CACHED)
+    assert cluster.objects["Job", fetch]["metadata"]["creationTimestamp"] > ago(40)
+    cluster.end(fetch, "Complete")
+    filled = read(reading.report, **CACHED)
+    assert filled.model == reading.model
+    assert read(filled.report, **CACHED) == filled
+
+
+def test_a_report_of_an_earlier_operator_names_no_claim_and_is_kept(cluster, read):
+    read(**CACHED)
+    kept = json.dumps({"job": manifests.check_name(spec_of(**CACHED), SETTINGS), "report": REPORT})
+    assert read(kept, **CACHED).report == kept
 
 
 def test_a_failed_fetch_is_told_and_made_again_after_a_while(cluster, read):
@@ -189,6 +225,53 @@ def test_a_missing_secret_is_told_after_a_while(cluster, read, seconds, told):
     if problem is not None:
         assert problem.reason == "SecretNotFound"
         assert "Secret hub" in problem.message
+
+
+@pytest.mark.parametrize("spec", [{}, CACHED], ids=["check", "fetch"])
+@pytest.mark.parametrize(("seconds", "told"), [(5, False), (40, True)])
+def test_a_job_whose_pod_is_refused_is_told_after_a_while(cluster, read, spec, seconds, told):
+    read(**spec)
+    [job] = cluster.names("Job")
+    cluster.age(seconds)
+    problem = read(**spec).problem
+    assert (problem is not None) == told
+    if problem is not None:
+        assert problem.reason == "PodMissing"
+        assert f"kubectl describe job {job}" in problem.message
+    cluster.add_pod(job)
+    assert read(**spec).problem is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "seconds", "made_again"),
+    [
+        ("file:///models/x", 3000, False),
+        ("pvc://models/x", 90, False),
+        ("pvc://models/x", 700, True),
+        ("hf://org/name", 700, True),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_looked_at_again_where_it_may_change(
+    cluster, read, uri, seconds, made_again
+):
+    read(model={"uri": uri})
+    [job] = cluster.names("Job")
+    cluster.add_pod(job, phase="Succeeded", containerStatuses=ended("check", 0, errors=["odd"]))
+    cluster.end(job, "Complete", seconds_ago=seconds)
+    assert read(model={"uri": uri}).model.errors == ("odd",)
+    assert (cluster.names("Job") == []) == made_again
+
+
+def test_a_check_that_ends_without_a_report_is_told_and_made_again(cluster, read):
+    read()
+    [job] = cluster.names("Job")
+    cluster.add_pod(job, phase="Succeeded", containerStatuses=ended("check", 0))
+    cluster.pods[0]["status"]["containerStatuses"][0]["state"]["terminated"].pop("message")
+    cluster.end(job, "Complete", seconds_ago=5)
+    assert read().problem.reason == "CheckFailed"
+    cluster.end(job, "Complete", seconds_ago=90)
+    assert read().problem.reason == "CheckFailed"
+    assert cluster.names("Job") == []
 
 
 def test_a_claim_of_somebody_else_is_left_alone(cluster, read):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
+from lightllm_operator import manifests
 from lightllm_operator.facts import Pinned, spec_hash
+from lightllm_operator.pins import pin_of, unedited_pin
+from lightllm_operator.settings import Settings
 from operator_objects import spec_of
+from spec_fields import FIELDS
 
 BARE = spec_hash(spec_of())
 
@@ -56,13 +63,64 @@ def test_a_default_that_the_api_server_fills_in_is_none():
     assert spec_hash(filled) == BARE
 
 
+PINNED = Pinned(
+    template_version=1,
+    image="i",
+    spec_hash=BARE,
+    tensor_parallel_size=2,
+    kv_dtype="int8",
+    kv_reason="so",
+)
+
+
 def test_a_pin_is_read_as_it_was_written():
-    pinned = Pinned(
-        template_version=1,
-        image="i",
-        spec_hash=BARE,
-        tensor_parallel_size=2,
-        kv_dtype="int8",
-        kv_reason="so",
-    )
-    assert Pinned.from_json(pinned.to_json()) == pinned
+    assert Pinned.from_json(PINNED.to_json()) == PINNED
+    asked = replace(PINNED, upgrade_request="1", commit="c")
+    assert Pinned.from_json(asked.to_json()) == asked
+
+
+def test_fields_of_another_operator_are_passed_over():
+    said = {**json.loads(PINNED.to_json()), "page_size": 16}
+    del said["commit"]
+    assert Pinned.from_json(json.dumps(said)) == PINNED
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"image": None},
+        {"image": 7},
+        {"template_version": "1"},
+        {"tensor_parallel_size": True},
+        {"upgrade_request": 1},
+    ],
+)
+def test_a_pin_with_a_wrong_value_is_none(edit):
+    with pytest.raises(ValueError, match="of another type"):
+        Pinned.from_json(json.dumps({**json.loads(PINNED.to_json()), **edit}))
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "{}", "1", "[" * 10**5])
+def test_another_text_is_no_pin(text):
+    with pytest.raises(ValueError):
+        Pinned.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, FIELDS, {"model": {"uri": "hf://o/n", "revision": "v1"}}], ids=str
+)
+@pytest.mark.parametrize("commit", ["", "c0ffee"])
+def test_a_lost_pin_is_told_by_the_pods(fields, commit):
+    spec = spec_of(**{**fields, "extraArgs": ["--max-n", "2"]})
+    made = replace(PINNED, spec_hash=spec_hash(spec), commit=commit if spec.model.is_remote else "")
+    settings = Settings(serving_image="newer")
+    rollout = manifests.strategy(spec, any_ready=True, surge_blocked=False)
+    deployment = manifests.deployment(spec, settings, made, "{}", rollout)
+    assert pin_of(deployment, spec) == made
+    del deployment["metadata"]["annotations"]
+    adopted = pin_of(deployment, spec)
+    assert adopted is not None
+    assert adopted.is_adopted
+    assert unedited_pin(adopted, spec) == adopted
+    again = manifests.deployment(spec, settings, adopted, "{}", rollout)
+    assert again["spec"] == deployment["spec"]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections import Counter
 
 import pytest
 
-from lightllm_operator.autoscale import Decision
 from lightllm_operator.cached_cluster import CachedCluster, FreshCluster
 from lightllm_operator.errors import ApiError, WriteWantedError
-from lightllm_operator.names import CHECK, KIND, child_labels
-from lightllm_operator.reconcile import Key, Reconciler
+from lightllm_operator.facts import Pinned
+from lightllm_operator.names import ANNOTATION_APPLIED, ANNOTATION_PINNED, ANNOTATION_UPGRADE, KIND
+from lightllm_operator.reconcile import Reconciler
 from lightllm_operator.settings import Settings
-from lightllm_operator.watch_cache import WATCHED, WatchCache
-from operator_objects import pod_of, resource, sample_of, spec_of
+from lightllm_operator.watch_cache import WatchCache
+from memory_cluster import Downloads, MemoryCluster, View, reconcile, settle
+from operator_objects import pod_of, resource, spec_of
 
 
 class ScaledCluster:
@@ -33,29 +32,10 @@ class ScaledCluster:
         return manifest
 
 
-class View:
-    def decision(self, key: Key) -> Decision | None:
-        return None
-
-    def last_scale_time(self, key: Key) -> str | None:
-        return None
-
-    def forget(self, key: Key) -> None:
-        """Nothing is known."""
-
-    def load(self, key: Key):
-        return {"p0": sample_of("p0"), "p1": sample_of("p1", running=3)}
-
-
-class Downloads:
-    """Nothing is fetched here."""
-
-
-def scale_in(cluster: ScaledCluster) -> None:
+def scale_in(cluster: ScaledCluster, *pods: dict) -> None:
     reconciler = Reconciler(cluster, Settings(serving_image="i"), View(), Downloads())
     deployment = {"spec": {"replicas": 2}}
-    pods = [pod_of("p0"), pod_of("p1")]
-    asyncio.run(reconciler._scale(spec_of(), deployment, pods, 1))
+    asyncio.run(reconciler._scale(spec_of(), deployment, pods or [pod_of("p0"), pod_of("p1")], 1))
 
 
 def test_a_pod_that_went_meanwhile_does_not_stop_the_scale_in():
@@ -64,84 +44,27 @@ def test_a_pod_that_went_meanwhile_does_not_stop_the_scale_in():
     assert [manifest["spec"] for manifest in cluster.applied] == [{"replicas": 1}]
 
 
+def test_the_least_loaded_pods_go_first_and_those_that_did_not_answer_last():
+    costs = {}
+
+    class Costs(ScaledCluster):
+        async def merge(self, path, patch):
+            [cost] = patch["metadata"]["annotations"].values()
+            costs[path.rpartition("/")[2]] = int(cost)
+
+    pods = [pod_of("p0", ready=True), pod_of("p1", ready=True), pod_of("silent", ready=True)]
+    pods.append(pod_of("loads"))
+    scale_in(Costs(200), *pods)
+    assert sorted(costs, key=costs.get) == ["p0", "p1", "silent"]
+    # Kubernetes takes it for an int32
+    assert costs["silent"] < 2**31
+
+
 def test_another_fault_does():
     cluster = ScaledCluster(403)
     with pytest.raises(ApiError):
         scale_in(cluster)
     assert cluster.applied == []
-
-
-REPORT = {
-    "family": "llama",
-    "heads": 4,
-    "kv_heads": 2,
-    "valid_tp": [1, 2],
-    "kv_bytes_per_token": {"model": 1, "int8": 1},
-    "int8_kv": {"supported": True, "reason": ""},
-    "weight_bytes": 1,
-    "errors": [],
-}
-DEMO = Key("default", "demo")
-
-
-class MemoryCluster:
-    """Objects by kind and name, which the watches show at once. refusals: by kind."""
-
-    def __init__(self, cache: WatchCache) -> None:
-        self._cache = cache
-        self.objects: dict[tuple[str, str], dict] = {}
-        self.asked: Counter[str] = Counter()
-        self.refusals: dict[str, ApiError] = {}
-
-    def put(self, body: dict) -> dict:
-        kind, metadata = body["kind"], body["metadata"]
-        version = str(1 + sum(self.asked.values()) + len(self.objects))
-        metadata = {"generation": 1, **metadata, "namespace": "default", "resourceVersion": version}
-        stored = {**body, "metadata": metadata}
-        self.objects[kind, metadata["name"]] = stored
-        if kind in {each.kind for each in WATCHED}:
-            self._cache.show(kind, stored)
-        return stored
-
-    async def get(self, _version, kind, _namespace, name):
-        self.asked[f"GET {kind}"] += 1
-        return self.objects.get((kind, name))
-
-    async def list(self, _version, kind, _namespace, labels=None, *, cached=False):
-        self.asked[f"LIST {kind}"] += 1
-        return [
-            body
-            for (found, _), body in self.objects.items()
-            if found == kind and (labels or {}).items() <= body["metadata"]["labels"].items()
-        ]
-
-    async def apply(self, manifest, *, manager="", subresource=""):
-        kind, metadata = manifest["kind"], manifest["metadata"]
-        self.asked[f"APPLY {kind}"] += 1
-        if error := self.refusals.get(kind):
-            raise error
-        before = self.objects.get((kind, metadata["name"]), {})
-        merged = {**before, **manifest, "metadata": {**before.get("metadata", {}), **metadata}}
-        merged["spec"] = {**before.get("spec", {}), **manifest.get("spec", {})}
-        return self.put(merged)
-
-    async def create(self, manifest):
-        self.asked[f"POST {manifest['kind']}"] += 1
-
-    def end_check(self) -> None:
-        """As the kubelet does."""
-        [name] = [name for kind, name in self.objects if kind == "Job"]
-        labels = {**child_labels("demo", CHECK), "batch.kubernetes.io/job-name": name}
-        ended = {"terminated": {"exitCode": 0, "message": json.dumps(REPORT)}}
-        status = {"containerStatuses": [{"name": "check", "image": "i", "state": ended}]}
-        self.put(
-            {"kind": "Pod", "metadata": {"name": f"{name}-0", "labels": labels}, "status": status}
-        )
-
-    def condition(self, kind: str) -> dict:
-        conditions = self.objects[KIND, "demo"]["status"]["conditions"]
-        [found] = [condition for condition in conditions if condition["type"] == kind]
-        return found
 
 
 @pytest.fixture
@@ -156,32 +79,105 @@ def cluster(cache):
     return cluster
 
 
-def reconcile(objects) -> float | None:
-    return asyncio.run(
-        Reconciler(objects, Settings(serving_image="i"), View(), Downloads()).reconcile(DEMO)
-    )
-
-
-def settle(cluster, cache) -> None:
-    """As the leader does, until nothing is to be written."""
-    for _ in range(5):
-        try:
-            reconcile(CachedCluster(cluster, cache))
-        except WriteWantedError:
-            reconcile(FreshCluster(cluster, cache))
-        else:
-            return
-    raise AssertionError(f"writes without an end: {cluster.asked}")
-
-
 def test_an_unchanged_resource_costs_no_request(cluster, cache):
-    settle(cluster, cache)
-    cluster.end_check()
-    settle(cluster, cache)
+    serve(cluster, cache)
     assert {"APPLY Deployment", "APPLY Service"} <= cluster.asked.keys()
     cluster.asked.clear()
     reconcile(CachedCluster(cluster, cache))
     assert cluster.asked.total() == 0
+
+
+def serve(cluster, cache) -> None:
+    """Until there is a Deployment, by an operator whose image is `i`."""
+    settle(cluster, cache)
+    cluster.end_check()
+    settle(cluster, cache)
+
+
+def annotate(cluster, annotations: dict[str, str]) -> None:
+    owner = cluster.objects[KIND, "demo"]
+    metadata = {k: v for k, v in owner["metadata"].items() if k != "annotations"}
+    cluster.put({**owner, "metadata": {**metadata, "annotations": annotations}})
+
+
+def image_of(cluster) -> str:
+    [container] = cluster.objects["Deployment", "demo"]["spec"]["template"]["spec"]["containers"]
+    return container["image"]
+
+
+def test_taking_the_upgrade_annotation_away_upgrades_nothing(cluster, cache):
+    annotate(cluster, {ANNOTATION_UPGRADE: "1"})
+    serve(cluster, cache)
+    for asked in ({}, {ANNOTATION_UPGRADE: "1"}, {}):
+        annotate(cluster, asked)
+        settle(cluster, cache, "newer")
+        assert image_of(cluster) == "i"
+        assert cluster.condition("UpdateAvailable")["status"] == "True"
+    annotate(cluster, {ANNOTATION_UPGRADE: "2"})
+    settle(cluster, cache, "newer")
+    cluster.end_check()
+    settle(cluster, cache, "newer")
+    assert image_of(cluster) == "newer"
+
+
+LOST = [None, "", "{", '{"image": "x"}', '{"kv_dtype": 1, "template_version": 1}']
+
+
+def lose_pin(cluster, text: str | None) -> None:
+    body = cluster.objects["Deployment", "demo"]
+    annotations = {**body["metadata"]["annotations"]}
+    del annotations[ANNOTATION_PINNED]
+    if text is not None:
+        annotations[ANNOTATION_PINNED] = text
+    cluster.put({**body, "metadata": {**body["metadata"], "annotations": annotations}})
+
+
+def template_of(cluster) -> dict:
+    return cluster.objects["Deployment", "demo"]["spec"]["template"]
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_a_lost_pin_is_made_again_where_the_pods_are_as_they_should_be(cluster, cache, text):
+    serve(cluster, cache)
+    before = cluster.objects["Deployment", "demo"]
+    lose_pin(cluster, text)
+    settle(cluster, cache, "newer")
+    after = cluster.objects["Deployment", "demo"]
+    assert after["spec"] == before["spec"]
+    assert Pinned.from_json(after["metadata"]["annotations"][ANNOTATION_PINNED]).image == "i"
+    assert cluster.condition("UpdateAvailable")["reason"] == "NewerOperator"
+
+
+@pytest.mark.parametrize("text", LOST)
+def test_a_lost_pin_replaces_no_pod(cluster, cache, text):
+    serve(cluster, cache)
+    before = template_of(cluster)
+    lose_pin(cluster, text)
+    owner = cluster.objects[KIND, "demo"]
+    cluster.put({**owner, "spec": {**owner["spec"], "drainTimeoutSeconds": 7}})
+    for _ in range(2):
+        settle(cluster, cache)
+        assert template_of(cluster) == before
+        told = cluster.condition("UpdateAvailable")
+        assert told["reason"] == "PinLost"
+        assert ANNOTATION_PINNED in told["message"]
+    annotate(cluster, {ANNOTATION_UPGRADE: "1"})
+    settle(cluster, cache)
+    assert template_of(cluster) != before
+    conditions = cluster.objects[KIND, "demo"]["status"]["conditions"]
+    assert "UpdateAvailable" not in {each["type"] for each in conditions}
+
+
+def test_a_service_annotation_that_is_asked_for_no_more_goes(cluster, cache):
+    owner = cluster.objects[KIND, "demo"]
+    for asked in ({"a": "b", "c": "d"}, {"a": "b"}, {}):
+        cluster.put({**owner, "spec": {**owner["spec"], "service": {"annotations": asked}}})
+        serve(cluster, cache)
+        found = cluster.objects["Service", "demo"]["metadata"]["annotations"]
+        assert {k: v for k, v in found.items() if k != ANNOTATION_APPLIED} == asked
+        before = cluster.asked.total()
+        reconcile(CachedCluster(cluster, cache))
+        assert cluster.asked.total() == before
 
 
 def test_before_anything_is_written_the_owner_is_read(cluster, cache):

@@ -3,44 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import aiohttp
 import pytest
 
+from fake_page import pod
 from lightllm_operator.cluster import scrape
 
 GOOD = "".join(f"{name} 1\n" for name in scrape._NEEDED)
-
-
-@contextmanager
-def pod(body: str, status: int = 200, **headers: str) -> Iterator[tuple[int, list[str]]]:
-    """A pod's port and the paths that were asked for."""
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body.encode())
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server.server_address[1], asked
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def samples(port: int):
@@ -61,6 +31,25 @@ def test_a_pod_is_asked_for_its_metrics() -> None:
 def test_a_number_that_cannot_be_gives_no_sample(value: str) -> None:
     with pod(GOOD.replace("lightllm_queue_size 1", f"lightllm_queue_size {value}")) as (port, _):
         assert samples(port) == {}
+
+
+KV = 'lightllm_engine_info{kv_dtype="int8",kv_dtype_reason="auto: supported"} 1.0\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "kv"),
+    [
+        (KV, ("int8", "auto: supported")),
+        # of an earlier version, or of another program
+        ("", ("", "")),
+        (KV.replace("int8", "<script>"), ("", "")),
+        (KV.replace("supported", "x" * 300), ("", "")),
+    ],
+)
+def test_what_a_server_says_of_its_kv_cache(line: str, kv: tuple[str, str]) -> None:
+    with pod(GOOD + line) as (port, _):
+        sample = samples(port)["p"]
+    assert (sample.kv_dtype, sample.kv_reason) == kv
 
 
 @pytest.mark.parametrize("body", ["", "\0", "lightllm_queue_size 1\n", GOOD + "#" * 2**18])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -49,6 +50,16 @@ def page(tmp_path) -> bytes:
     status["api"][Field.ACCEPTED] = 1234567
     status["api"][Field.REJECTED_429] = 3
     return Metrics(status, lambda: None, ServiceRate()).render()
+
+
+def test_what_the_engine_chose_is_read(tmp_path):
+    status = StatusPage.create(tmp_path / "status", ["api", "router"])
+    metrics = Metrics(status, lambda: None, ServiceRate())
+    reason = "auto keeps the model's dtype on the CPU"
+    info = SimpleNamespace(kv_dtype="float32", kv_dtype_reason=reason)
+    metrics.set_engine(info)
+    sample = scrape(metrics.render())["p0"]
+    assert (sample.kv_dtype, sample.kv_reason) == ("float32", reason)
 
 
 def with_queue(page: bytes, line: bytes) -> bytes:

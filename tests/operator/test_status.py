@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from lightllm_operator.autoscale import Decision
 from lightllm_operator.errors import RefusedError
 from lightllm_operator.facts import DownloadProgress, ModelFacts, Pinned
-from lightllm_operator.pods import fetching_address, find_problem, waits_for_volumes_since
+from lightllm_operator.pods import (
+    PodProblem,
+    fetching_address,
+    find_problem,
+    waits_for_volumes_since,
+)
+from lightllm_operator.sizing import KvChoice
 from lightllm_operator.status import Observation, summarise, transitions
 from operator_objects import pod_of, spec_of
 
@@ -108,6 +115,35 @@ def test_what_is_wrong_with_a_pod_is_said_with_the_next_step(pod, reason, says):
     assert "p0" in problem.message
     shown = conditions_of(observation(pods=[pod]))
     assert shown["Available"] == shown["Ready"] == ("False", reason)
+
+
+QUOTA = 'pods "demo-1" is forbidden: exceeded quota: small, requested: pods=1, limited: pods=1'
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": QUOTA},
+        {
+            "type": "Progressing",
+            "status": "False",
+            "reason": "ReplicaSetCreateError",
+            "message": QUOTA,
+        },
+    ],
+)
+@pytest.mark.parametrize("num_ready", [0, 1])
+def test_pods_that_are_refused_are_told_with_the_cause(failure, num_ready):
+    deployment = {
+        "metadata": {"name": "demo", "generation": 1},
+        "spec": {},
+        "status": {"conditions": [failure]},
+    }
+    ready = [pod_of("p0", ready=True)][:num_ready]
+    status = summarise(observation(deployment=deployment, desired=2, pods=ready), {}, NOW)
+    told = condition(status, "Available")
+    assert told["reason"] == ("MinimumReplicasAvailable" if num_ready else "PodsRefused")
+    assert f"deployment demo: {QUOTA}; a quota" in told["message"]
 
 
 def test_a_pod_that_starts_is_no_problem():
@@ -215,6 +251,19 @@ def test_a_start_without_problems_makes_no_events():
     assert reasons == [("Normal", "Serving")]
 
 
+def test_a_small_load_that_comes_and_goes_makes_no_events():
+    spec = spec_of(autoscaling={"minReplicas": 2, "maxReplicas": 3})
+    serving = [pod_of(name, ready=True) for name in ("p0", "p1")]
+    status, reasons = {}, []
+    for limited in ("", "TooFewReplicas", "", "TooFewReplicas", "RateLimited", ""):
+        decision = Decision(replicas=2, limited=limited)
+        seen = observation(spec=spec, desired=2, pods=serving, decision=decision)
+        after = summarise(seen, status, NOW)
+        reasons += [reason for _, reason, _ in transitions(status, after)]
+        status = after
+    assert reasons == ["Serving", "RateLimited", "WithinRange"]
+
+
 def test_a_start_with_a_problem_tells_it():
     refused = RefusedError("InvalidTensorParallel", "got 3")
     status = summarise(observation(refused=refused, pinned=None), {}, NOW)
@@ -271,6 +320,22 @@ def test_where_the_progress_is_asked_for():
     assert fetching_address(pod_of("p0", ready=True)) is None
 
 
+def test_while_a_model_is_looked_at_again_the_verdict_stands():
+    serving = [pod_of("p0", ready=True)]
+    refused = RefusedError("UnsupportedModel", "its attention is unknown")
+    told = summarise(observation(refused=refused, pods=serving), {}, NOW)
+    again = observation(model=None, pods=serving)
+    assert summarise(again, told, LATER)["conditions"] == told["conditions"]
+    assert transitions(told, summarise(again, told, LATER)) == []
+    # the new verdict, a fault of the new check, or another spec
+    assert condition(summarise(observation(pods=serving), told, LATER), "Ready")["status"] == "True"
+    problem = PodProblem("NotFound", "it is gone")
+    gone = observation(model=None, check_problem=problem, pods=serving)
+    assert condition(summarise(gone, told, LATER), "ModelAvailable")["reason"] == "NotFound"
+    edited = replace(again, spec=replace(spec_of(), generation=2))
+    assert condition(summarise(edited, told, LATER), "ConfigValid")["reason"] == "Checking"
+
+
 def test_a_download_tells_how_far_it_is():
     download = DownloadProgress(pod="p0", done=512_000_000, total=2_048_000_000)
     status = summarise(observation(model=None, pinned=None, download=download), {}, NOW)
@@ -300,6 +365,26 @@ def test_since_when_volumes_are_waited_for(scheduled, started, since):
         {"type": "PodReadyToStartContainers", "status": started, "lastTransitionTime": NOW},
     ]
     assert waits_for_volumes_since(pod_of("p0", conditions=conditions)) == since
+
+
+def test_the_kv_cache_is_what_the_servers_made_of_auto():
+    auto = replace(pinned(), kv_dtype="auto", kv_reason="the server chooses")
+
+    def shown(seen, before):
+        status = summarise(seen, before, NOW)
+        return status, (status["kvCacheDtype"], status["kvCacheReason"])
+
+    status, kv = shown(observation(pinned=auto), {})
+    assert kv == ("auto", "the server chooses")
+    chosen = KvChoice("float32", "auto keeps the model's dtype on the CPU")
+    status, kv = shown(observation(pinned=auto, kv=chosen), status)
+    assert kv == (chosen.dtype, chosen.reason)
+    # after a restart of the operator, until it has scraped
+    assert shown(observation(pinned=auto), status)[1] == kv
+    edited = observation(pinned=auto, spec=replace(spec_of(), generation=2))
+    assert shown(edited, status)[1] == ("auto", "the server chooses")
+    # what was asked for is what they run with
+    assert shown(observation(kv=chosen), {})[1] == ("int8", "")
 
 
 def test_the_time_of_the_last_scaling_outlives_the_operator_that_did_it():

@@ -28,7 +28,7 @@ def test_what_the_watch_shows_is_held_without_its_managed_fields():
     assert cache.resources()[DEMO]["spec"] == {"replicas": 2}
     assert "managedFields" not in cache.resources()[DEMO]["metadata"]
     assert [each["metadata"]["name"] for each in cache.pods(DEMO)] == ["demo-a"]
-    assert cache.replicas(DEMO) == 4
+    assert cache.deployment(DEMO)["spec"] == {"replicas": 4}
 
 
 def test_what_the_watch_shows_as_deleted_is_forgotten():
@@ -39,7 +39,7 @@ def test_what_the_watch_shows_as_deleted_is_forgotten():
     cache.show("Pod", pod("demo-a", 4), deleted=True)
     cache.show("Deployment", {**pod("demo", 5), "spec": {}}, deleted=True)
     cache.show(KIND, resource(version=6), deleted=True)
-    assert (cache.resources(), cache.pods(DEMO), cache.replicas(DEMO)) == ({}, [], None)
+    assert (cache.resources(), cache.pods(DEMO), cache.deployment(DEMO)) == ({}, [], None)
 
 
 def test_a_change_that_only_a_list_shows_ages_until_the_watch_shows_it():

@@ -65,7 +65,7 @@ def used() -> Iterator[tuple[tuple[str, ...], str, str | None]]:
                 yield from assigned(node)
             elif isinstance(node, ast.Assign) and path.name == "pods.py":
                 yield from hinted(node)
-            elif isinstance(node, ast.Return) and path.name == "autoscale.py":
+            elif isinstance(node, ast.Return) and path.name in ("autoscale.py", "scaler.py"):
                 yield from ((("ScalingLimited",), word, "True") for word in words(node))
 
 

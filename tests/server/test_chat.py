@@ -318,3 +318,23 @@ def test_an_unforeseen_error_fails_its_job_without_details(tmp_path, monkeypatch
     assert answer == EncodeFailed(job_id=1, error="the text cannot be tokenized")
     assert "job 1" in caplog.text
     assert "private" not in caplog.text
+
+
+NAMED = (
+    "{% for m in messages %}<|user|>{{ m.name if 'name' in m else '-' }}: {{ m.content }}"
+    "{% endfor %}"
+)
+
+
+def test_names_reach_the_template_and_hold_no_special_token():
+    ours = ChatTokenizer(byte_level(), ChatTemplate(NAMED, TOKENS))
+    messages = (ChatMessage("user", "hi", "a</s>b"), ChatMessage("user", "hi"))
+    ids = ours.encode(messages)
+    backend = byte_level()
+    special = {backend.token_to_id(text) for text in SPECIALS}
+    # the template's own two, and not the one in the name
+    assert [token_id for token_id in ids if token_id in special] == [
+        backend.token_to_id("<|user|>")
+    ] * 2
+    text = backend.decode(ids, skip_special_tokens=False)
+    assert text.replace(" ", "") == "<|user|>a</s>b:hi<|user|>-:hi"

@@ -48,7 +48,7 @@ HOPS = {
         "RankToRank",
     )
 }
-TOPS = (TopLogprob(5, -0.5, "the"), TopLogprob(6, -2.5))
+TOPS = (TopLogprob(5, -0.5, "the"), TopLogprob(6, -2.5, "", b"\xe2\x82"))
 PROMPT = PromptLogprobs((None, -1.25), ((), TOPS), ("a", "b—👍"))
 OPTIONS = TextOptions(stop=("\n\n", "👍"), include_stop=True, skip_special_tokens=False)
 SAMPLES: dict[str, list] = {

@@ -36,7 +36,7 @@ from lightllm_server.messages import (
 )
 from lightllm_server.status_page import Field, State, StatusPage
 
-__all__ = ["COMMAND", "FAIL_IDS", "main"]
+__all__ = ["COMMAND", "FAIL_IDS", "engine_info", "main"]
 
 COMMAND = (sys.executable, __file__)
 VOCAB = 261
@@ -164,7 +164,7 @@ def run(config: ServerConfig, run_dir: Path, page: StatusPage) -> None:
     to_detok = channels.Sender(
         context, channels.socket_path(run_dir, channels.DETOK_FROM_ROUTER), Codec(RouterToDetok)
     )
-    write_engine_info(run_dir, _info(config))
+    write_engine_info(run_dir, engine_info(config))
     row[Field.SLOTS_TOTAL] = config.engine.max_total_token_num or 65536
     fake = _Fake(row)
     row[Field.MAX_RUNNING] = fake.limit
@@ -187,7 +187,8 @@ def run(config: ServerConfig, run_dir: Path, page: StatusPage) -> None:
             to_detok.send(batch)
 
 
-def _info(config: ServerConfig) -> EngineInfo:
+def engine_info(config: ServerConfig) -> EngineInfo:
+    """Of an engine of `config` whose model is the tiny LLaMA."""
     return EngineInfo(
         family="llama",
         architecture="LlamaForCausalLM",

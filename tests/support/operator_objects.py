@@ -31,7 +31,7 @@ def pod_of(name: str, *, ready: bool = False, **status: Any) -> dict[str, Any]:
     return {"metadata": {"name": name}, "status": {"conditions": conditions, **status}}
 
 
-def sample_of(pod: str = "p0", **values: float) -> PodSample:
+def sample_of(pod: str = "p0", **values: Any) -> PodSample:
     """A scrape of an idle pod with 16 rows, but for the values given."""
     numbers: dict[str, Any] = {
         "waiting": 0,

@@ -49,6 +49,9 @@ class ThreadRank:
     def _all(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         return self._meeting.exchange(self.rank, tensor.clone())  # type: ignore[return-value]
 
+    def meet(self) -> None:
+        self._meeting.barrier.wait()
+
     def all_reduce(self, tensor: torch.Tensor, /) -> torch.Tensor:
         return reduce(operator.add, self._all(tensor))
 

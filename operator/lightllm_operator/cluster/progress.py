@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+from typing import Any
 
 import aiohttp
 
+from lightllm_operator.cluster.pod_page import read_page
 from lightllm_operator.facts import DownloadProgress
 from lightllm_operator.names import METRICS_PORT
 
 __all__ = ["ProgressReader"]
 
-_TIMEOUT_S = 2.0
 _MAX_BYTES = 4096
+# beyond it not every integer is a float
+_MOST = 2.0**53
 
 
 class ProgressReader:
@@ -25,13 +27,21 @@ class ProgressReader:
 
     async def read(self, pod: str, address: str) -> DownloadProgress | None:
         """None where it does not answer, or not with that."""
-        host = f"[{address}]" if ":" in address else address
-        url = f"http://{host}:{self._port}/progress"
-        try:
-            async with asyncio.timeout(_TIMEOUT_S), self._session.get(url) as answer:
-                said = json.loads(await answer.content.read(_MAX_BYTES))
-            return DownloadProgress(
-                pod=pod, done=int(said["bytes_done"]), total=int(said["bytes_total"])
-            )
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError):
+        page = await read_page(
+            self._session, address, self._port, "/progress", max_bytes=_MAX_BYTES
+        )
+        if page is None:
             return None
+        try:
+            said = json.loads(page)
+            done, total = (_num_bytes(said[name]) for name in ("bytes_done", "bytes_total"))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return DownloadProgress(pod=pod, done=done, total=total)
+
+
+def _num_bytes(value: Any) -> int:
+    """Raises ValueError or TypeError where it is no number of bytes that could be."""
+    if not 0 <= value < _MOST:
+        raise ValueError(f"{value} bytes")
+    return int(value)

@@ -11,11 +11,11 @@ import aiohttp
 
 from lightllm_operator import metrics
 from lightllm_operator.autoscale import PodSample
+from lightllm_operator.cluster.pod_page import read_page
 from lightllm_operator.names import METRICS_PORT
 
 __all__ = ["Scraper"]
 
-_TIMEOUT_S = 2.0
 _MAX_BYTES = 256 * 1024
 _AT_ONCE = 64
 # beyond it not every integer is a float
@@ -32,6 +32,11 @@ _NEEDED = {
 }
 # a page has several hundred lines, nearly all of them histograms' buckets: only these are looked at
 _LINE = re.compile(rf"^({'|'.join(_NEEDED)})(?:{{[^}}\n]*}})? (\S+)", re.MULTILINE)
+# what it says is shown in the status: short words of a known form
+_KV_CACHE = re.compile(
+    r'^lightllm_engine_info{kv_dtype="([a-z0-9]{1,16})",kv_dtype_reason="([^"\\\n]{0,200})"} 1',
+    re.MULTILINE,
+)
 
 
 class Scraper:
@@ -57,21 +62,10 @@ class Scraper:
         return sample
 
     async def _ask(self, pod: str, address: str) -> PodSample | None:
-        host = f"[{address}]" if ":" in address else address
+        page = await read_page(self._session, address, self._port, "/metrics", max_bytes=_MAX_BYTES)
         try:
-            async with (
-                asyncio.timeout(_TIMEOUT_S),
-                self._session.get(
-                    f"http://{host}:{self._port}/metrics", allow_redirects=False
-                ) as answer,
-            ):
-                if answer.status != 200:
-                    return None
-                body = await answer.content.read(_MAX_BYTES + 1)
-                while not answer.content.at_eof() and len(body) <= _MAX_BYTES:
-                    body += await answer.content.read(_MAX_BYTES + 1 - len(body))
-            return None if len(body) > _MAX_BYTES else _sample(pod, body.decode())
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return None if page is None else _sample(pod, page)
+        except ValueError:
             return None
 
 
@@ -86,6 +80,8 @@ def _sample(pod: str, text: str) -> PodSample:
         values[_NEEDED[name]] = value
     if len(values) < len(_NEEDED):
         raise ValueError(f"missing metrics: {sorted(set(_NEEDED.values()) - values.keys())}")
+    kv_cache = _KV_CACHE.search(text)
+    kv_dtype, kv_reason = kv_cache.groups() if kv_cache else ("", "")
     return PodSample(
         pod=pod,
         waiting=int(values["waiting"]),
@@ -96,4 +92,6 @@ def _sample(pod: str, text: str) -> PodSample:
         rejected_total=values["rejected_total"],
         service_seconds_total=values["service_seconds_total"],
         service_count_total=values["service_count_total"],
+        kv_dtype=kv_dtype,
+        kv_reason=kv_reason,
     )

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from lightllm_server.config import RouterConfig
-from lightllm_server.errors import OverloadedError
+from lightllm_server.errors import OverloadedError, RequestError
 from lightllm_server.status_page import Field, StatusRow
 
 __all__ = ["Admission", "Queue", "ServiceRate", "read_queue"]
@@ -77,9 +77,15 @@ class Admission:
         return read_queue(self._api, self._router)
 
     def check_count(self, num_requests: int = 1) -> None:
-        """Before reading the request; raises OverloadedError."""
-        waiting = self.queue().num_requests + self._num_preparing
+        """Before any work on them; raises OverloadedError, or RequestError for what never fits."""
         limit = self._config.max_queued_requests
+        if num_requests > limit:
+            raise RequestError(
+                f"prompt: got {num_requests} prompts, must be at most {limit}, which is how many "
+                "requests may wait",
+                field="prompt",
+            )
+        waiting = self.queue().num_requests + self._num_preparing
         if waiting + num_requests > limit:
             raise self._refusal(f"{waiting} requests wait, at most {limit} may", waiting)
 

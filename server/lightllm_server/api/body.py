@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -13,14 +15,14 @@ from starlette.requests import ClientDisconnect
 
 from lightllm_server.errors import OverloadedError, RequestError
 
-__all__ = ["BodyBudget", "describe", "parse", "read_body"]
+__all__ = ["BodyBudget", "describe", "discard_body", "parse", "read_body"]
 
 M = TypeVar("M", bound=BaseModel)
 
 _BASE_DEADLINE_S = 30.0
 # a sender slower than this is cut off
 _MIN_BYTES_PER_S = 16 * 1024
-# a refused body is read and dropped up to here, so that its sender sees the answer
+# a refused body is read and dropped up to here
 _MAX_DISCARDED_BYTES = 128 * 2**20
 _DISCARD_DEADLINE_S = 2.0
 _MAX_SHOWN_CHARS = 40
@@ -50,8 +52,14 @@ class BodyBudget:
         self._num_bytes -= num_bytes
 
 
-async def read_body(request: Request, max_bytes: int, budget: BodyBudget) -> bytearray:
-    """The whole body. Raises RequestError (408, 413, 415) or OverloadedError."""
+@asynccontextmanager
+async def read_body(
+    request: Request, max_bytes: int, budget: BodyBudget
+) -> AsyncIterator[bytearray]:
+    """The whole body, which counts against `budget` until the caller has made something of it.
+
+    Raises RequestError (408, 413, 415) or OverloadedError.
+    """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise RequestError(
@@ -61,20 +69,20 @@ async def read_body(request: Request, max_bytes: int, budget: BodyBudget) -> byt
         )
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > max_bytes:
-        await _discard(request)
+        await discard_body(request)
         raise _too_large(f"{int(declared)} bytes", max_bytes)
     body = bytearray()
     started = time.monotonic()
     try:
         async for chunk in _chunks(request, started):
             if len(body) + len(chunk) > max_bytes:
-                await _discard(request)
+                await discard_body(request)
                 raise _too_large("more", max_bytes)
             budget.take(len(chunk))
             body += chunk
+        yield body
     finally:
         budget.give_back(len(body))
-    return body
 
 
 async def _chunks(request: Request, started: float) -> Any:
@@ -97,7 +105,8 @@ async def _chunks(request: Request, started: float) -> Any:
         yield chunk
 
 
-async def _discard(request: Request) -> None:
+async def discard_body(request: Request) -> None:
+    """Read and drop a body that is refused, within bounds, so that its sender sees the answer."""
     discarded = 0
     try:
         async with asyncio.timeout(_DISCARD_DEADLINE_S):

@@ -121,6 +121,7 @@ class Completion:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     token_texts: list[str] = field(default_factory=list)
+    token_bytes: list[bytes | None] = field(default_factory=list)
     special: list[bool] = field(default_factory=list)
     tops: list[tuple[TopLogprob, ...]] = field(default_factory=list)
     num_tokens: int = 0
@@ -132,6 +133,7 @@ class Completion:
         self.token_ids += piece.token_ids
         self.logprobs += piece.logprobs
         self.token_texts += piece.token_texts
+        self.token_bytes += piece.token_bytes
         self.special += piece.special
         self.tops += piece.tops
         self.num_tokens = piece.num_tokens

@@ -96,6 +96,7 @@ async def _start(service: Service, request: Request, body: ChatRequest, arrived_
                     include_stop=bool(body.include_stop_str_in_output),
                     skip_special_tokens=body.skip_special_tokens is not False,
                     every_token=bool(body.logprobs),
+                    token_bytes=bool(body.logprobs),
                 ),
                 Length(
                     max_new=body.max_completion_tokens if newer else body.max_tokens,
@@ -133,10 +134,13 @@ class _Reply:
         if not self.with_logprobs:
             return None
         tops: Iterable[tuple[TopLogprob, ...]] = piece.tops or [()] * len(piece.token_ids)
-        columns = zip(piece.token_texts, piece.logprobs, tops, strict=True)
+        columns = zip(piece.token_texts, piece.logprobs, piece.token_bytes, tops, strict=True)
         content = [
-            {**_token(text, logprob), "top_logprobs": [_token(t.text, t.logprob) for t in top]}
-            for text, logprob, top in columns
+            {
+                **_token(text, logprob, token_bytes),
+                "top_logprobs": [_token(t.text, t.logprob, t.token_bytes) for t in top],
+            }
+            for text, logprob, token_bytes, top in columns
         ]
         return {"content": content, "refusal": None}
 
@@ -144,8 +148,10 @@ class _Reply:
         return event({**self.head("chat.completion.chunk"), "choices": choices, **usage})
 
 
-def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": loggable(logprob), "bytes": list(text.encode())}
+def _token(text: str, logprob: float, token_bytes: bytes | None) -> dict[str, Any]:
+    """`token_bytes` is not the text's encoding where the token is a part of a character."""
+    shown = None if token_bytes is None else list(token_bytes)
+    return {"token": text, "logprob": loggable(logprob), "bytes": shown}
 
 
 def _delta(
@@ -163,14 +169,16 @@ async def _chunks(
     started = False
     async for items in call.items():
         out = bytearray()
-        if not started:
-            started = True
-            for index in range(n):
-                out += reply.chunk([_delta(index, {"role": "assistant", "content": ""})], **usage)
         for item in items:
             word = item.word
             if not isinstance(word, ChoiceText):
                 continue
+            if not started:
+                # not before there is text: what fails without any is an ordinary error answer
+                started = True
+                for index in range(n):
+                    role = _delta(index, {"role": "assistant", "content": ""})
+                    out += reply.chunk([role], **usage)
             if word.text or (reply.with_logprobs and word.token_ids):
                 delta = _delta(word.choice, {"content": word.text}, reply.logprobs(word))
                 out += reply.chunk([delta], **usage)

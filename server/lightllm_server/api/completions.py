@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
@@ -54,10 +55,10 @@ async def _answer(
     service.check_model(body.model)
     _check_options(body)
     prompts = split_prompts(body.prompt)
-    call = await _start(service, request, body, prompts, arrived_ns)
+    call, echoed = await _start(service, request, body, prompts, arrived_ns)
     reply = _Reply(
         service.model_name,
-        _echoed(service, prompts) if body.echo else None,
+        echoed,
         num_choices=body.n or 1,
         with_logprobs=body.logprobs is not None,
         # only the prompt was asked about; the engine makes at least one token
@@ -98,11 +99,18 @@ def _check_prompt_logprobs(num_tokens: int, num_tops: int) -> None:
         )
 
 
-def _echoed(service: Service, prompts: list[PromptValue]) -> list[str]:
-    return [
-        prompt if isinstance(prompt, str) else service.tokenizer.decode(prompt)
-        for prompt in prompts
-    ]
+async def _echoed(service: Service, prompts: list[PromptValue], *, skip_special: bool) -> list[str]:
+    """The prompts' texts, those of token ids read as generated ones are."""
+    given = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    # a thread: long lists take milliseconds, and this call lets the event loop run
+    decoded = iter(
+        await asyncio.to_thread(
+            service.tokenizer.backend.decode_batch, given, skip_special_tokens=skip_special
+        )
+        if given
+        else ()
+    )
+    return [prompt if isinstance(prompt, str) else next(decoded) for prompt in prompts]
 
 
 async def _start(
@@ -111,7 +119,9 @@ async def _start(
     body: CompletionRequest,
     prompts: list[PromptValue],
     arrived_ns: int,
-) -> Call:
+) -> tuple[Call, list[str] | None]:
+    """The call under way, and what it echoes."""
+    skip_special = body.skip_special_tokens is not False
     sampling = from_openai(
         body,
         service.limits,
@@ -129,7 +139,9 @@ async def _start(
         )
         if sampling.prompt_logprobs is not None:
             _check_prompt_logprobs(max(map(len, encoded)), sampling.prompt_logprobs)
-        return service.start(
+        # before the engine runs: a client that leaves meanwhile leaves nothing behind
+        echoed = await _echoed(service, prompts, skip_special=skip_special) if body.echo else None
+        call = service.start(
             Work(
                 encoded,
                 sampling,
@@ -137,7 +149,7 @@ async def _start(
                     stop=tuple(body.stop or ()),
                     min_new_tokens=body.min_tokens or 0,
                     include_stop=bool(body.include_stop_str_in_output),
-                    skip_special_tokens=body.skip_special_tokens is not False,
+                    skip_special_tokens=skip_special,
                     every_token=body.logprobs is not None,
                 ),
                 Length(max_new=max_new, field="max_tokens", min_new=body.min_tokens or 0),
@@ -146,6 +158,7 @@ async def _start(
                 stream=bool(body.stream),
             )
         )
+    return call, echoed
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, Info, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from lightllm_server.api.admission import ServiceRate, read_queue
 from lightllm_server.api.in_flight import Flight
+from lightllm_server.engine_info import EngineInfo
 from lightllm_server.messages import Ended
 from lightllm_server.status_page import Field, StatusPage
 
@@ -107,6 +108,7 @@ class Metrics:
         self._rate = rate
         self._outcomes = {"finished": 0, "failed": 0, "aborted": 0}
         self._registry.register(_OutcomeCollector(self._outcomes))
+        self._engine = Info("lightllm_engine", "What the engine chose", registry=self._registry)
         self._duration = self._histogram("duration", "From arrival to the end", _DURATIONS)
         self._validation = self._histogram(
             "validation_duration", "Reading, checking and tokenizing", _DURATIONS
@@ -132,6 +134,11 @@ class Metrics:
         return Histogram(
             f"lightllm_request_{name}", help_text, buckets=buckets, registry=self._registry
         )
+
+    def set_engine(self, info: EngineInfo) -> None:
+        """Once it is loaded."""
+        reason = info.kv_dtype_reason
+        self._engine.info({"kv_dtype": info.kv_dtype, "kv_dtype_reason": reason})
 
     def ended(self, flight: Flight, ended: Ended, now_ns: int) -> None:
         """Record one request's end."""

@@ -109,10 +109,10 @@ class Message(Schema):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content
     name: Label | None = None
-    tool_call_id: Label | None = None
     refusal: Unsupported = None
     audio: Unsupported = None
     tool_calls: Unsupported = None
+    tool_call_id: Unsupported = None
     function_call: Unsupported = None
 
     @property

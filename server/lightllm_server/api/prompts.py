@@ -57,11 +57,12 @@ async def encode_chat(
 ) -> tuple[int, ...]:
     """Token ids of the rendered conversation; raises RequestError."""
     texts = [message.text for message in messages]
-    _check_bytes(sum(len(text) for text in texts), limits, "messages")
+    names = [message.name or "" for message in messages]
+    _check_bytes(sum(map(len, texts)) + sum(map(len, names)), limits, "messages")
     chat = tuple(
         # OpenAI's newer name of the same thing, which chat templates do not know
-        ChatMessage("system" if message.role == "developer" else message.role, text)
-        for message, text in zip(messages, texts, strict=True)
+        ChatMessage("system" if message.role == "developer" else message.role, text, name)
+        for message, text, name in zip(messages, texts, names, strict=True)
     )
     token_ids = await pool.encode_chat(chat)
     _check_length(token_ids, limits, "messages")

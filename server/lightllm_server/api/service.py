@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from lightllm_server.api.admission import Admission
 from lightllm_server.api.auth import tenant_of
-from lightllm_server.api.body import BodyBudget, parse, read_body
+from lightllm_server.api.body import BodyBudget, discard_body, parse, read_body
 from lightllm_server.api.call import Call
 from lightllm_server.api.health import Health
 from lightllm_server.api.in_flight import InFlight
@@ -25,7 +25,7 @@ from lightllm_server.api.sampling import Length, fit
 from lightllm_server.api.tokenize import TokenizePool
 from lightllm_server.config import ServerConfig
 from lightllm_server.engine_info import EngineInfo
-from lightllm_server.errors import RequestError
+from lightllm_server.errors import OverloadedError, RequestError
 from lightllm_server.messages import SamplingParams, TextOptions
 from lightllm_server.status_page import StatusPage
 from lightllm_server.tokenizer import TextTokenizer
@@ -100,14 +100,28 @@ class Service:
 
     def set_engine(self, engine: Engine) -> None:
         self._engine = engine
+        self.metrics.set_engine(engine.info)
 
     @property
     def limits(self) -> Limits:
         return self.engine.limits
 
-    async def read(self, request: Request, schema: type[M]) -> M:
-        """The request's body as `schema`; raises RequestError."""
-        body = await read_body(request, self.config.http.max_body_bytes, self._budget)
+    async def read(self, request: Request, schema: type[M], *, runs: bool = True) -> M:
+        """The request's body as `schema`; raises RequestError.
+
+        runs: the engine is to run it, so that it is refused unread where too many wait already.
+        """
+        if runs:
+            try:
+                self.admission.check_count()
+            except OverloadedError:
+                # a sender that is cut off in the middle would not see the answer
+                await discard_body(request)
+                raise
+        async with read_body(request, self.config.http.max_body_bytes, self._budget) as body:
+            return await self._parse(schema, body)
+
+    async def _parse(self, schema: type[M], body: bytearray) -> M:
         longest = self.limits.max_req_total_len
         if len(body) < _LARGE_BODY_BYTES:
             return parse(schema, body, max_tokens=longest)

@@ -44,7 +44,7 @@ class DetokenizeRequest(Schema):
 async def tokenize(request: Request) -> Response:
     """Token ids of a text, or of a chat as the model would see it."""
     service = service_of(request)
-    body = await service.read(request, TokenizeRequest)
+    body = await service.read(request, TokenizeRequest, runs=False)
     return await while_connected(request, _tokenize(service, body))
 
 
@@ -76,7 +76,7 @@ async def _tokenize(service: Service, body: TokenizeRequest) -> Response:
 async def detokenize(request: Request) -> Response:
     """The text of token ids."""
     service = service_of(request)
-    body = await service.read(request, DetokenizeRequest)
+    body = await service.read(request, DetokenizeRequest, runs=False)
     service.check_model(body.model)
     check_ids(body.tokens, service.limits, "tokens")
     # a thread: long lists take milliseconds, and this call lets the event loop run

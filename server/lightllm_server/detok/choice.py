@@ -13,9 +13,19 @@ from lightllm_server.messages import ChoiceText, Opened, SampledToken, TopLogpro
 __all__ = ["ChoiceStream", "tops_with_texts"]
 
 
-def tops_with_texts(tops: tuple[TopLogprob, ...], texts: TokenTexts) -> tuple[TopLogprob, ...]:
-    """The alternatives with the text of each."""
-    return tuple(TopLogprob(t.token_id, t.logprob, texts.text(t.token_id)) for t in tops)
+def tops_with_texts(
+    tops: tuple[TopLogprob, ...], texts: TokenTexts, *, with_bytes: bool = False
+) -> tuple[TopLogprob, ...]:
+    """The alternatives with the text of each, and its bytes."""
+    return tuple(
+        TopLogprob(
+            t.token_id,
+            t.logprob,
+            texts.text(t.token_id),
+            texts.bytes_of(t.token_id) if with_bytes else None,
+        )
+        for t in tops
+    )
 
 
 class ChoiceStream:
@@ -29,6 +39,7 @@ class ChoiceStream:
         options = opened.text
         self._texts = texts
         self._every_token = options.every_token
+        self._with_bytes = options.token_bytes
         self._min_new_tokens = options.min_new_tokens
         self._include_stop = options.include_stop
         self._decoder = Decoder(
@@ -82,7 +93,11 @@ class ChoiceStream:
             tops=self._tops(tokens),
             finish_reason=finish_reason,
             matched_stop=matched_stop,
+            token_bytes=tuple(map(self._bytes_of, tokens)) if self._with_bytes else (),
         )
+
+    def _bytes_of(self, token: SampledToken) -> bytes | None:
+        return b"" if token.is_stop_token else self._decoder.bytes_of(token.token_id)
 
     def _release(
         self, token: SampledToken, text: str, end: int
@@ -118,4 +133,9 @@ class ChoiceStream:
     def _tops(self, tokens: list[SampledToken]) -> tuple[tuple[TopLogprob, ...], ...]:
         if not any(token.tops for token in tokens):
             return ()
-        return tuple([tops_with_texts(token.tops, self._texts) for token in tokens])
+        return tuple(
+            [
+                tops_with_texts(token.tops, self._texts, with_bytes=self._with_bytes)
+                for token in tokens
+            ]
+        )

@@ -162,6 +162,10 @@ class TokenTexts:
         token = self._added.get(token_id) or self.tokenizer.id_to_token(token_id)
         return None if token is None else self.rules.to_bytes(token, first=first)
 
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """The token's bytes inside a text; None if not known."""
+        return None if self.rules is None else self.piece(token_id)
+
     def text(self, token_id: int) -> str:
         """The token alone, special ones included; U+FFFD where its bytes are no character."""
         if self.rules is None:
@@ -208,6 +212,10 @@ class Decoder:
             if token_id not in self._skipped:
                 tail = (texts.piece(token_id) or b"") + tail
         self._pending = _incomplete_end(tail)
+
+    def bytes_of(self, token_id: int) -> bytes | None:
+        """What the token adds to the text's bytes, but for a stripped start; None if not known."""
+        return b"" if token_id in self._skipped else self._texts.bytes_of(token_id)
 
     def add(self, token_id: int) -> str:
         """The characters that this token completes."""

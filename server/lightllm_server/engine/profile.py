@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from lightllm_kernels.decode_attention import decode_bytes_per_token
+from lightllm_kernels.prefill_attention import prefill_bytes_per_position
 from lightllm_server.config import ServerConfig
 from lightllm_server.engine.host_memory import PeakMemory, read_host_memory
 from lightllm_server.engine.shard import ModelShard
@@ -50,6 +52,7 @@ def size_engine(config: ServerConfig, shard: ModelShard) -> int:
 
     Raises ConfigError if memory does not hold what was asked for, or holds next to nothing.
     """
+    shard.ranks.meet()
     shard.forward(probe_plan(shard, min(_MIN_BATCH_TOKENS, _most_probed(shard))))
     measured = (_measure_cuda if shard.device.type == "cuda" else _measure_cpu)(config, shard)
     shard.make_pool(_choose_slots(config, shard, measured))
@@ -151,14 +154,15 @@ def _step_seconds(shard: ModelShard, num_tokens: int) -> float:
 
 
 def _choose_slots(config: ServerConfig, shard: ModelShard, measured: _Measured) -> int:
-    room = _room_for_cache(config, shard, measured) // shard.layout.bytes_per_token
+    slot_bytes = _slot_bytes(shard)
+    room = _room_for_cache(config, shard, measured) // slot_bytes
     room = max(0, shard.ranks.smallest(room))
     wanted = config.engine.max_total_token_num
     share = f"--mem-fraction {config.engine.mem_fraction:g} of the memory"
     if wanted is not None and wanted > room:
         raise ConfigError(
             f"--max-total-token-num is {wanted}, but {share} holds {room} slots of "
-            f"{shard.layout.bytes_per_token} bytes beside the weights"
+            f"{slot_bytes} bytes beside the weights"
         )
     if wanted is not None:
         return wanted
@@ -173,6 +177,28 @@ def _choose_slots(config: ServerConfig, shard: ModelShard, measured: _Measured) 
     return min(room, most)
 
 
+def _slot_bytes(shard: ModelShard) -> int:
+    """Bytes of a slot, with what reading it takes: on the CPU, decode attention lays the keys and
+    values of all running requests out once more, and keeps that memory.
+    """
+    layout = shard.layout
+    size = layout.bytes_per_token
+    if shard.device.type == "cpu":
+        size += decode_bytes_per_token(
+            shard.num_heads, layout.num_kv_heads, layout.head_dim, layout.dtype
+        )
+    return size
+
+
+def _long_context_bytes(shard: ModelShard, num_tokens: int) -> int:
+    """What a step's prefill takes on the CPU beyond the context that it was measured with."""
+    layout = shard.layout
+    unmeasured = max(0, shard.max_length - _PROBE_CONTEXT)
+    return unmeasured * prefill_bytes_per_position(
+        num_tokens, layout.num_kv_heads, layout.head_dim, layout.dtype, shard.dtype
+    )
+
+
 def _room_for_cache(config: ServerConfig, shard: ModelShard, measured: _Measured) -> int:
     """Bytes on this rank, beside the weights and the largest step; negative if those do not fit."""
     fraction = config.engine.mem_fraction
@@ -182,6 +208,7 @@ def _room_for_cache(config: ServerConfig, shard: ModelShard, measured: _Measured
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(shard.device)
         return int(total * fraction) - (total - free) - step
+    step += _long_context_bytes(shard, measured.batch_tokens)
     memory = read_host_memory()
     # the ranks share the machine, and what they have loaded is in use already
     return (int(memory.total * fraction) - memory.used) // shard.ranks.size - step

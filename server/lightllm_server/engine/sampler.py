@@ -22,6 +22,8 @@ from lightllm_server.router.step_plan import Int32Array, RowStart, StepPlan
 __all__ = ["Sampled", "Sampler", "noise_seed"]
 
 _NO_TOPS = -1
+# below, logits divided by it may leave float32, and the best token has all the mass anyway
+_MIN_TEMPERATURE = 1e-5
 _WORD = 2**64 - 1
 
 
@@ -84,7 +86,8 @@ class Sampler:
     def start(self, start: RowStart) -> None:
         """Set a row's state; forgets what the row was before."""
         row, sampling = start.row, start.sampling
-        self._temperature[row] = sampling.temperature
+        greedy = sampling.temperature < _MIN_TEMPERATURE
+        self._temperature[row] = 0.0 if greedy else sampling.temperature
         self._top_k[row] = sampling.top_k
         self._top_p[row] = sampling.top_p
         self._min_p[row] = sampling.min_p

@@ -54,6 +54,7 @@ class ModelShard:
             )
         self.max_length = max_request_length(config, model_config)
         self.num_rows = config.router.running_max_req_size
+        self.num_heads = model_config.num_heads // ranks.size
         self.layout = KVLayout(
             num_layers=model_config.num_layers,
             num_kv_heads=max(1, model_config.num_kv_heads // ranks.size),

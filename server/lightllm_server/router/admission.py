@@ -2,7 +2,7 @@
 
 `EfficientAdmission` is LightLLM's peak estimate (`Efficient Router`, lightllm 2023 `req_queue.py`)
 without its defects; `ConservativeAdmission` reserves the worst case. Not here: which requests are
-asked for (`scheduler.py`).
+asked for (`admission_scan.py`).
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class RouterLoop:
         if self._in_flight and (not launched or len(self._in_flight) > self._steps_ahead):
             self._commit_oldest()
             self._publish()
-        if not self._in_flight and not launched:
+        elif not self._in_flight:
             channels.wait_any(self._from_api, self._from_detok, timeout_ms=_IDLE_POLL_MS)
 
     def _receive(self) -> None:

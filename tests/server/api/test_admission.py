@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from api_app import ApiApp
 from lightllm_server.api.admission import Admission, ServiceRate, read_queue
 from lightllm_server.config import RouterConfig
-from lightllm_server.errors import OverloadedError
+from lightllm_server.errors import OverloadedError, RequestError
 from lightllm_server.status_page import Field, StatusPage
 
 
@@ -51,6 +53,18 @@ def test_the_count_is_bounded(page):
     assert page["api"][Field.REJECTED_429] == 2
 
 
+def test_more_prompts_than_may_ever_wait_are_a_bad_request(page):
+    """A 429 would have the client try for ever."""
+    bounded = admission(page, max_queued_requests=3)
+    bounded.check_count(3)
+    for num_waiting in (0, 3):
+        accept(page, num_waiting, num_waiting)
+        with pytest.raises(RequestError, match="prompt: got 4 prompts, must be at most 3") as error:
+            bounded.check_count(4)
+        assert (error.value.status, error.value.field) == (400, "prompt")
+    assert page["api"][Field.REJECTED_429] == 0
+
+
 def test_what_is_being_tokenized_counts(page):
     bounded = admission(page, max_queued_requests=3)
     bounded.prepare(3)
@@ -88,3 +102,27 @@ def test_retry_after_is_the_time_that_the_queue_takes(page, monkeypatch):
     with pytest.raises(OverloadedError) as refused:
         bounded.check_count()
     assert refused.value.retry_after == 60
+
+
+ROUTES = ("/generate", "/generate_stream", "/", "/v1/completions", "/v1/chat/completions")
+
+
+def test_a_full_queue_refuses_before_the_body_is_read(tmp_path):
+    """Overload must cost nothing: not even a body that is no JSON is looked at."""
+
+    async def scenario():
+        async with ApiApp(tmp_path, max_queued_requests=2) as app:
+            accept(app.page, 2, 2)
+            full = [await app.client.post(path, content=b"no JSON") for path in ROUTES]
+            # what does not run has nobody to wait for
+            detokenized = await app.client.post("/detokenize", json={"tokens": [64]})
+            app.page["router"][Field.STARTED] = 1
+            room = [await app.client.post(path, content=b"no JSON") for path in ROUTES]
+            return full, detokenized, room, app.page["api"][Field.REJECTED_429]
+
+    full, detokenized, room, num_rejected = asyncio.run(scenario())
+    assert [answer.status_code for answer in full] == [429] * len(ROUTES)
+    assert {answer.headers["retry-after"] for answer in full} == {"60"}
+    assert num_rejected == len(ROUTES)
+    assert detokenized.status_code == 200
+    assert [answer.status_code for answer in room] == [400] * len(ROUTES)

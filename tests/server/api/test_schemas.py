@@ -144,3 +144,8 @@ def test_unsupported_fields_may_be_given_as_nothing(name):
     assert parse(ChatRequest, json.dumps({**body, name: None}).encode())
     assert parse(ChatRequest, json.dumps({**body, name: []}).encode())
     assert refused(ChatRequest, {**body, name: [{}]}).field.startswith(name)
+
+
+def test_a_tool_call_id_is_refused_by_name():
+    body = {"messages": [{"role": "tool", "content": "x", "tool_call_id": "call_1"}]}
+    assert refused(ChatRequest, body).field == "messages.0.tool_call_id"

@@ -152,3 +152,36 @@ def test_alternatives_get_their_texts(every_token):
     piece = stream.add(SampledToken(7, 0, the, -0.5, None, False, tops))
     assert [top.text for top in piece.tops[0]] == ["the", "</s>"]
     assert [top.logprob for top in piece.tops[0]] == [-0.5, -1.5]
+
+
+@pytest.mark.parametrize("layout", [BYTE_LEVEL, SENTENCEPIECE])
+def test_bytes_are_the_tokens_own_also_where_it_is_part_of_a_character(layout):
+    text = "a€b"
+    ids = layout.tokenizer.encode(text, add_special_tokens=False).ids
+    pieces, _ = sample(layout, ids, TextOptions(every_token=True, token_bytes=True))
+    texts = [text for piece in pieces for text in piece.token_texts]
+    own = [data for piece in pieces for data in piece.token_bytes]
+    assert "".join(texts) == text
+    assert b"".join(own).strip() == text.encode()
+    # several tokens make one character: the last of them has its text
+    assert b"\xe2" in own
+    assert texts[own.index(b"\xe2")] == ""
+
+
+def test_bytes_of_what_the_text_leaves_out_are_none():
+    tokenizer = BYTE_LEVEL.tokenizer
+    special, eos = tokenizer.token_to_id("<|user|>"), tokenizer.token_to_id("</s>")
+    [the] = tokenizer.encode("the", add_special_tokens=False).ids
+    options = TextOptions(every_token=True, token_bytes=True)
+    pieces, _ = sample(BYTE_LEVEL, [special, the, eos], options, finish="stop", stop_token=True)
+    assert [data for piece in pieces for data in piece.token_bytes] == [b"", b"the", b""]
+
+
+def test_alternatives_get_their_bytes_where_asked_for():
+    ids = BYTE_LEVEL.tokenizer.encode("€", add_special_tokens=False).ids
+    for asked, wanted in ((True, b"\xe2"), (False, None)):
+        options = TextOptions(every_token=True, token_bytes=asked)
+        stream = ChoiceStream(BYTE_LEVEL, Opened(7, (0,), 1, options))
+        token = SampledToken(7, 0, ids[0], -0.5, "length", False, (TopLogprob(ids[0], -0.5),))
+        [[top]] = stream.add(token).tops
+        assert (top.text, top.token_bytes) == ("\ufffd", wanted)

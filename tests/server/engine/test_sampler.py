@@ -183,3 +183,24 @@ def test_sampled_frequencies_follow_the_probabilities(sampler: Sampler) -> None:
         counts += np.bincount(ids, minlength=VOCAB)
     # three standard deviations of a share of one half among 4000
     assert counts[[1, 2, 3]] / many == pytest.approx([0.5, 0.3, 0.2], abs=0.024)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-38, 1e-45, 5e-324])
+@pytest.mark.parametrize("filters", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_next_to_no_temperature_is_greedy(
+    sampler: Sampler, temperature: float, filters: dict[str, Any]
+) -> None:
+    """Logits divided by it leave float32: infinities among which noise would choose."""
+    raw = logits(20) * 10
+    for row in range(8):
+        start(sampler, row, temperature=temperature, seed=row, **filters)
+    assert draw(sampler, raw[:8].clone(), list(range(8))) == raw[:8].argmax(-1).tolist()
+
+
+def test_a_low_temperature_still_draws(sampler: Sampler) -> None:
+    raw = torch.zeros(1, VOCAB)
+    drawn = set()
+    for seed in range(20):
+        start(sampler, 0, temperature=1e-5, seed=seed)
+        drawn |= set(draw(sampler, raw.clone(), [0]))
+    assert len(drawn) > 1

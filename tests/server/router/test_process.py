@@ -1,0 +1,125 @@
+"""The loop between scheduler, runner and sockets: it sleeps only when nothing can be planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lightllm_server import channels
+from lightllm_server.errors import EngineError
+from lightllm_server.messages import Generate, SamplingParams, TokenBatch
+from lightllm_server.router.admission import EfficientAdmission
+from lightllm_server.router.process import RouterLoop
+from lightllm_server.router.step_plan import StepPlan, StepResult
+from lightllm_server.status_page import StatusPage
+from scheduled_engine import ScheduledEngine
+from scheduler_driver import SchedulerDriver
+
+# too large for an eos to turn up by chance
+QUIET_VOCAB = 100_000
+
+
+class AsleepError(Exception):
+    """The loop would have slept."""
+
+
+class Inbox:
+    """A receiver that has all its messages at the first look."""
+
+    num_rejected = 0
+
+    def __init__(self, messages: list[Generate]) -> None:
+        self._messages = messages
+
+    def receive_all(self) -> list[Generate]:
+        messages, self._messages = self._messages, []
+        return messages
+
+
+class Outbox:
+    def __init__(self) -> None:
+        self.batches: list[TokenBatch] = []
+
+    def send(self, batch: TokenBatch) -> None:
+        self.batches.append(batch)
+
+
+class Step:
+    def __init__(self, result: StepResult | None) -> None:
+        self._result = result
+
+    def wait(self, timeout: float) -> StepResult:
+        if self._result is None:
+            raise EngineError("on purpose")
+        return self._result
+
+
+class Runner:
+    """The scripted engine; step `failing` fails."""
+
+    def __init__(self, engine: ScheduledEngine, failing: int) -> None:
+        self._engine = engine
+        self._failing = failing
+
+    def launch(self, plan: StepPlan) -> Step:
+        result = self._engine.run(plan)
+        return Step(None if plan.step == self._failing else result)
+
+
+def serve(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    driver: SchedulerDriver,
+    *,
+    failing: int = -1,
+    max_new_tokens: int = 3,
+) -> dict[int, str]:
+    """Turn until the loop would sleep; the outcome of each of six equal requests."""
+    requests = [
+        Generate(
+            request_id=i,
+            prompt_ids=(5 + i, 6),
+            sampling=SamplingParams(seed=i, max_new_tokens=max_new_tokens),
+        )
+        for i in range(6)
+    ]
+    outbox = Outbox()
+    loop = RouterLoop(
+        driver.scheduler,
+        Runner(driver.engine, failing),  # type: ignore[arg-type]
+        StatusPage.create(tmp_path / "page", ["router"])["router"],
+        from_api=Inbox(requests),  # type: ignore[arg-type]
+        from_detok=Inbox([]),  # type: ignore[arg-type]
+        to_detok=outbox,  # type: ignore[arg-type]
+    )
+
+    def asleep(*receivers: object, timeout_ms: int) -> bool:
+        raise AsleepError
+
+    monkeypatch.setattr(channels, "wait_any", asleep)
+    with pytest.raises(AsleepError):
+        loop.run_forever()
+    return {ended.request_id: ended.outcome for batch in outbox.batches for ended in batch.ended}
+
+
+def test_waves_of_equal_requests_follow_each_other_without_a_sleep(tmp_path, monkeypatch):
+    """The end of a wave is known beforehand, so that nothing is planned until it is committed."""
+    driver = SchedulerDriver(max_rows=2, vocab_size=QUIET_VOCAB)
+    assert serve(tmp_path, monkeypatch, driver) == dict.fromkeys(range(6), "finished")
+    assert driver.scheduler.num_waiting == 0
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_the_requests_of_a_failed_step_run_again_without_a_sleep(tmp_path, monkeypatch, failing):
+    driver = SchedulerDriver(max_rows=2, vocab_size=QUIET_VOCAB)
+    outcomes = serve(tmp_path, monkeypatch, driver, failing=failing)
+    assert outcomes == dict.fromkeys(range(6), "finished")
+
+
+def test_a_preempted_request_comes_back_without_a_sleep(tmp_path, monkeypatch):
+    hopeful = EfficientAdmission(expected_new_tokens=1)
+    driver = SchedulerDriver(hopeful, num_slots=24, vocab_size=QUIET_VOCAB)
+    outcomes = serve(tmp_path, monkeypatch, driver, max_new_tokens=12)
+    assert outcomes == dict.fromkeys(range(6), "finished")
+    assert driver.scheduler.preempted_total > 0
