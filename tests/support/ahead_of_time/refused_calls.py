@@ -1,13 +1,13 @@
-"""Kernels that the gate must refuse, one per rule, and one without fault."""
+"""Calls that the gate must refuse, one per rule, and one without fault (`wide`)."""
 
 from __future__ import annotations
 
 import torch
 import triton
 import triton.language as tl
-from lightllm_kernels.triton_launch import launch
 
 from ahead_of_time.call import Call
+from lightllm_kernels.triton_launch import launch
 
 __all__ = ["calls"]
 
@@ -77,6 +77,11 @@ def wide(x: torch.Tensor, slots: torch.Tensor, out: torch.Tensor) -> None:
     launch(_wide_kernel, (1,), x, slots, out, x.stride(0), BLOCK=128)
 
 
+def raising(x: torch.Tensor, out: torch.Tensor) -> None:
+    """Reads a number from the device, as no launcher may."""
+    launch(_wide_kernel, (int(x[0, 0].item()),), x, x, out, 1, BLOCK=128)
+
+
 def calls(sm: int) -> list[Call]:
     """The same for each `sm`."""
     x = torch.empty(4096, 128, dtype=torch.float16, device="meta")
@@ -84,7 +89,7 @@ def calls(sm: int) -> list[Call]:
     return [
         *(
             Call(f, "", lambda: ((x, x), {}))
-            for f in (spilling, oversized, without_tensor_cores, upcast)
+            for f in (spilling, oversized, without_tensor_cores, upcast, raising)
         ),
         *(Call(f, "", lambda: ((x, slots, x), {})) for f in (narrow, wide)),
     ]

@@ -44,7 +44,7 @@ def launchers(package: Path) -> set[str]:
         if not more:
             break
         reaching |= more
-    return {n for n in reaching - {target} if n in functions and functions[n].is_public}
+    return {n for n in reaching - {target} if functions[n].is_public}
 
 
 def _functions(package: Path) -> dict[str, _Function]:
