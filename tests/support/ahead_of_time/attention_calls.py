@@ -34,7 +34,7 @@ _OPTIONS = {
 
 
 def calls(sm: int) -> list[Call]:
-    return [*_row_calls(sm), *_model_calls(), *_option_calls()]
+    return [*_row_calls(sm), *_model_calls(), *_float32_calls(), *_option_calls()]
 
 
 def _row_calls(sm: int) -> list[Call]:
@@ -72,6 +72,24 @@ def _model_calls() -> list[Call]:
         for dtype in (torch.float16, torch.bfloat16)
         for pool in (dtype, torch.int8)
         for splits in _SPLITS[op]
+    ]
+
+
+def _float32_calls() -> list[Call]:
+    """Their rows follow from those of 16-bit pools, and their blocks take the most memory."""
+    return [
+        _call(
+            op,
+            heads=32,
+            kv_heads=8,
+            head_dim=head_dim,
+            dtype=torch.float32,
+            pool=pool,
+            splits=_SPLITS[op][-1],
+        )
+        for op in ("decode", "prefill")
+        for head_dim in (64, 128, 256)
+        for pool in (torch.float32, torch.int8)
     ]
 
 
