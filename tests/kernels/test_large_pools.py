@@ -1,4 +1,4 @@
-"""Slots beyond 2³¹ elements into the KV pool: 32-bit offsets would wrap there.
+"""Slots beyond 2³¹ elements into the KV pool: 32-bit offsets would wrap there, and the interpreter crash.
 
 The pools are address space: only the pages of the few slots in use ever become memory.
 """
@@ -14,6 +14,7 @@ from lightllm_kernels.decode_attention import decode_attention
 from lightllm_kernels.prefill_attention import prefill_attention
 from lightllm_kernels.triton_launch import triton_everywhere
 from lightllm_kernels.workspace import Workspace
+from lightllm_kernels.write_kv import quantise, write_kv
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # fits into 32 bits, as a real stride does; three times it does not
@@ -23,32 +24,53 @@ SLOTS = [3, 1, 2, 0]
 
 
 def spread(pool):
-    """The same contents, each slot 2³⁰ elements after the one before."""
-    num_slots, *rest = pool.shape
-    last = (num_slots - 1) * SLOT_STRIDE + pool[0].numel()
+    """The same int8 contents, each slot 2³⁰ elements after the one before."""
+    size = (len(SLOTS) - 1) * SLOT_STRIDE + pool[0].numel()
     if DEVICE == "cuda":
-        flat = torch.zeros(last, dtype=pool.dtype, device=DEVICE)
+        flat = torch.zeros(size, dtype=torch.int8, device=DEVICE)
     else:
         # numpy's zeros, unlike torch's, touch no page
-        flat = torch.from_numpy(np.zeros(last, dtype=str(pool.dtype).removeprefix("torch.")))
-    wide = flat.as_strided(pool.shape, (SLOT_STRIDE, *torch.empty(rest).stride()))
-    return wide.copy_(pool)
+        flat = torch.from_numpy(np.zeros(size, dtype=np.int8))
+    strides = (SLOT_STRIDE, *pool.stride()[1:])
+    return flat.as_strided(pool.shape, strides).copy_(pool)
+
+
+@pytest.fixture
+def pool():
+    """Quantised states [slots, 2G, D] and their scales."""
+    return quantise(torch.randn(len(SLOTS), 2 * KV_HEADS, DIM, device=DEVICE))
 
 
 @pytest.mark.parametrize("op", ["decode", "prefill"])
-def test_attention_reads_slots_beyond_32_bit_offsets(op, assert_close):
-    compact = torch.randn(len(SLOTS), 2 * KV_HEADS, DIM, device=DEVICE).half()
+def test_attention_reads_slots_beyond_32_bit_offsets(op, pool, assert_close):
+    kv, scales = pool
     table = torch.tensor([SLOTS], dtype=torch.int32, device=DEVICE)
     if op == "decode":
-        attend, query = decode_attention, torch.randn(1, 2, DIM, device=DEVICE).half()
+        attend, tokens = decode_attention, 1
         batch = make_decode_batch(table, [0], [len(SLOTS)], padding_slot=0)
     else:
-        attend, query = prefill_attention, torch.randn(3, 2, DIM, device=DEVICE).half()
-        batch = make_prefill_batch(table, [0], [1], [3], dtype=query.dtype)
+        attend, tokens = prefill_attention, 3
+        batch = make_prefill_batch(table, [0], [1], [tokens], dtype=torch.float16)
+    query = torch.randn(tokens, 2, DIM, device=DEVICE).half()
     with triton_everywhere():
         near, far = (
-            attend(query, pool, None, table, batch, scale=0.3, workspace=Workspace(DEVICE))
-            for pool in (compact, spread(compact))
+            attend(query, states, scales, table, batch, scale=0.3, workspace=Workspace(DEVICE))
+            for states in (kv, spread(kv))
         )
     assert_close(far, near, rtol=0, atol=0)
-    assert bool(near.abs().sum() > 0)
+    assert bool((near != 0).all())
+
+
+def test_keys_and_values_are_written_beyond_32_bit_offsets(pool, assert_close):
+    kv, scales = pool
+    far, near = spread(kv), kv
+    far_scales, near_scales = scales.clone(), scales
+    key, value = torch.randn(2, 3, KV_HEADS, DIM, device=DEVICE).half()
+    slots = torch.tensor(SLOTS[:3], device=DEVICE)
+    before = near.clone()
+    with triton_everywhere():
+        write_kv(key, value, near, near_scales, slots)
+        write_kv(key, value, far, far_scales, slots)
+    assert_close(far, near)
+    assert_close(far_scales, near_scales)
+    assert bool((near[slots] != before[slots]).any(-1).all())

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightllm_kernels.attention_options import AttentionOptions
 
 from ahead_of_time.call import Call
 from ahead_of_time.model_shapes import MODELS, NAMES, empty
 from lightllm_kernels import attention_configs
 from lightllm_kernels.attention_batch import make_decode_batch, make_prefill_batch
+from lightllm_kernels.attention_options import AttentionOptions
 from lightllm_kernels.decode_attention import decode_attention
 from lightllm_kernels.prefill_attention import prefill_attention
 from lightllm_kernels.workspace import Workspace
