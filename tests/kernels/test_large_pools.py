@@ -1,4 +1,4 @@
-"""Slots beyond 2³¹ elements into the KV pool: 32-bit offsets would wrap there, and the interpreter crash.
+"""Slots beyond 2³¹ elements into the KV pool, where 32-bit offsets wrap.
 
 The pools are address space: only the pages of the few slots in use ever become memory.
 """

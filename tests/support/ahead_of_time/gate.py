@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,7 @@ def _cache_folder() -> Path:
     return Path(base) / "lightllm-kubernetes" / f"triton-{triton.__version__}"
 
 
+@cache
 def _calls(module_name: str, sm: int) -> Any:
     return import_module(module_name).calls(sm)
 
