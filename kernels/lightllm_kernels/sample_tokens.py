@@ -20,7 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lightllm_kernels.checks import require_rows, require_shape
+from lightllm_kernels.checks import require, require_rows, require_shape
 from lightllm_kernels.score_limits import order_key, score_limits
 from lightllm_kernels.token_noise import gumbel_noise, gumbel_of, noise_keys
 from lightllm_kernels.triton_launch import launch, runs_triton
@@ -152,37 +152,44 @@ def _best_offer_kernel(offers_ptr, ids_ptr, num_blocks, stride_offers_row, BLOCK
     tl.store(ids_ptr + row, _LAST_ID - (best & _LAST_ID))
 
 
+def _limits(logits: torch.Tensor, rows: RandomRows) -> torch.Tensor:
+    return score_limits(
+        logits,
+        rows.rows,
+        temperature=rows.temperature,
+        top_k=rows.top_k,
+        top_p=rows.top_p,
+        min_p=rows.min_p,
+    )
+
+
 def _launch(logits: torch.Tensor, random_rows: RandomRows | None) -> torch.Tensor:
     require_rows("logits", logits)
+    require(logits.dtype == torch.float32, f"logits must be float32, got {logits.dtype}")
     num_rows, vocab = logits.shape
     num_blocks = triton.cdiv(vocab, _BLOCK)
     ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     if num_rows == 0:
         return ids
     offers = torch.empty((num_rows, num_blocks), dtype=torch.int64, device=logits.device)
-    limits = None
-    if random_rows is not None and random_rows.truncates:
-        limits = score_limits(
-            logits,
-            random_rows.rows,
-            temperature=random_rows.temperature,
-            top_k=random_rows.top_k,
-            top_p=random_rows.top_p,
-            min_p=random_rows.min_p,
-        )
-    r = random_rows
+    # without random rows their arguments are not looked at
+    arguments: tuple[torch.Tensor, ...] = (logits,) * 5
+    if random_rows is not None:
+        r = random_rows
+        limits = _limits(logits, r) if r.truncates else r.temperature
+        arguments = (r.rows, r.temperature, limits, r.seeds, r.positions)
     launch(
         _offers_kernel,
         (num_rows, num_blocks),
         logits,
         offers,
-        *((logits,) * 5 if r is None else (r.rows, r.temperature, limits, r.seeds, r.positions)),
+        *arguments,
         vocab,
-        0 if r is None else r.rows.shape[0],
+        0 if random_rows is None else random_rows.rows.shape[0],
         logits.stride(0),
         offers.stride(0),
         HAS_RANDOM=random_rows is not None,
-        HAS_LIMITS=limits is not None,
+        HAS_LIMITS=random_rows is not None and random_rows.truncates,
         BLOCK=_BLOCK,
         BLOCK_ROWS=_BLOCK_ROWS,
         num_warps=_NUM_WARPS,

@@ -1,15 +1,15 @@
 """The lowest score that top-k, top-p and min-p keep in each row, found without sorting: on a GPU.
 
 Floats are searched through order keys: int32 that are ordered as the floats are. Both filters ask
-for the largest key x with F(x) >= target, where F(x) is the number, or the probability mass, of the
-tokens whose key is at least x. (Top-p keeps a token while the mass before it is below p; so the last
-kept value is the largest x with mass(x) >= p, since the mass above it is below p.) F never grows
-with x, also as computed: all sums over a row have one order, and rounding is monotonic.
+for the largest key x with F(x) >= target, where F(x) is the number, or the probability mass, of
+the tokens whose key is at least x. (Top-p keeps a token while the mass before it is below p; so
+the last kept value is the largest x with mass(x) >= p, since the mass above it is below p.) F never
+grows with x, also as computed: all sums over a row have one order, and rounding is monotonic.
 
 One program per row narrows [lo, hi), which holds the answer, to a single present key. A pass over
-the row takes F at 8 points and the lowest and highest key present in [lo, hi), to which the interval
-shrinks too. The first points lie at growing distances below the maximum, the others are equally
-spaced keys; so there are at most 12 passes, commonly 5 to 7.
+the row takes F at 8 points and the lowest and highest key present in [lo, hi), to which the
+interval shrinks too. The first points lie at growing distances below the maximum, the others are
+equally spaced keys; so there are at most 12 passes, commonly 5 to 7.
 
 The search is over logits, not scores: dividing by a temperature keeps the order, so the quotient of
 the k-th logit is the k-th score, bit for bit.
@@ -34,7 +34,7 @@ _HIGHEST_KEY = tl.constexpr(2**31 - 1)
 
 @triton.jit
 def order_key(values):
-    """float32 -> int32 in the same order; -0 is 0, NaN the highest, as in torch's argmax."""
+    """float32 -> int32 in the same order; -0 is 0; NaN is the highest, as in torch's argmax."""
     bits = values.to(tl.int32, bitcast=True)
     keys = tl.where(values == 0.0, 0, bits ^ ((bits >> 31) & 0x7FFFFFFF))
     return tl.where(values == values, keys, _HIGHEST_KEY)
@@ -80,8 +80,8 @@ def _search(
     # point 0 is lo itself: its F is the whole
     below = _points_below(best, scale, index, POINTS)
     points = tl.where(index == 0, lo, tl.minimum(tl.maximum(below, lo), hi - 1))
-    wanted = target
-    is_first = True
+    # of the mass only the part is known before the first pass
+    wanted = tl.full((), -1.0, tl.float32) if BY_MASS else target
     while hi - lo > 1:
         keys_at = points.to(tl.int32)
         reached = tl.zeros((POINTS,), tl.float32)
@@ -96,14 +96,13 @@ def _search(
             lowest_present = tl.where(inside, tl.minimum(lowest_present, keys), lowest_present)
             highest_present = tl.where(inside, tl.maximum(highest_present, keys), highest_present)
             if BY_MASS:
-                weights = tl.where(mask, tl.exp((logits - best) * scale), 0.0)
+                weights = tl.exp((logits - best) * scale)
             else:
                 weights = tl.where(mask, 1.0, 0.0)
             counted = keys[None, :] >= keys_at[:, None]
             reached += tl.sum(tl.where(counted, weights[None, :], 0.0), axis=1)
         if BY_MASS:
-            if is_first:
-                wanted = target * tl.max(reached, axis=0)
+            wanted = tl.where(wanted < 0, target * tl.max(reached, axis=0), wanted)
         enough = (reached >= wanted) | (index == 0)
         lo_next = tl.max(tl.where(enough, points, lo), axis=0)
         hi_next = tl.min(tl.where(enough, hi, points), axis=0)
@@ -111,14 +110,13 @@ def _search(
         hi = tl.minimum(hi_next, tl.max(highest_present, axis=0).to(tl.int64) + 1)
         hi = tl.maximum(hi, lo + 1)
         points = lo + (hi - lo) * index // POINTS
-        is_first = False
     return lo.to(tl.int32)
 
 
 @triton.jit
 def _points_below(best, scale, index, POINTS: tl.constexpr):
     """Keys of best - 32, best - 16 … best - 1/2 (in scores), ascending; index: [POINTS]."""
-    distance = tl.exp2((POINTS - 2 - index).to(tl.float32)) * 0.5
+    distance = tl.exp2((POINTS - 1 - index).to(tl.float32)) * 0.5
     return order_key(best - distance / scale).to(tl.int64)
 
 
