@@ -49,16 +49,30 @@ _GROUPS = (1, 4, 8, 16)
 _SMS = (80, 90)
 
 # (op, KV kind, sm) -> per head dim of _HEAD_DIMS: block_m, block_n, num_warps, num_stages; the GQA
-# ratio does not change what is compiled, so its rows are equal until a GPU says otherwise
+# ratio does not change what is compiled, so its rows are equal until a GPU says otherwise.
+# A slot is loaded a stage before its key and value, so 3 stages keep one block of these in flight
+# and 5 stages two.
 _TABLE: dict[tuple[Op, KVKind, int], tuple[tuple[int, int, int, int], ...]] = {
     ("decode", "16bit", 80): ((16, 64, 4, 3),) * 4 + ((16, 32, 4, 3),),
-    ("decode", "int8", 80): ((16, 64, 4, 3),) * 5,
-    ("decode", "16bit", 90): ((16, 64, 4, 3),) * 5,
-    ("decode", "int8", 90): ((16, 64, 4, 3),) * 5,
-    ("prefill", "16bit", 80): ((128, 64, 4, 3),) + ((128, 64, 8, 3),) * 3 + ((64, 32, 4, 3),),
-    ("prefill", "int8", 80): ((128, 64, 4, 3),) + ((128, 64, 8, 3),) * 3 + ((64, 32, 4, 3),),
-    ("prefill", "16bit", 90): ((128, 128, 8, 3),) * 4 + ((128, 64, 8, 3),),
-    ("prefill", "int8", 90): ((128, 128, 8, 3),) * 4 + ((128, 64, 8, 3),),
+    ("decode", "int8", 80): (
+        (16, 64, 4, 5),
+        (16, 32, 4, 5),
+        (16, 32, 4, 5),
+        (16, 64, 4, 5),
+        (16, 32, 4, 5),
+    ),
+    ("decode", "16bit", 90): ((16, 64, 4, 3),) * 4 + ((16, 32, 4, 3),),
+    ("decode", "int8", 90): (
+        (16, 64, 4, 5),
+        (16, 32, 4, 5),
+        (16, 32, 4, 5),
+        (16, 64, 4, 5),
+        (16, 32, 4, 5),
+    ),
+    ("prefill", "16bit", 80): ((128, 64, 8, 3),) * 4 + ((64, 32, 8, 3),),
+    ("prefill", "int8", 80): ((128, 64, 8, 3),) + ((128, 32, 8, 3),) * 3 + ((64, 32, 8, 3),),
+    ("prefill", "16bit", 90): ((128, 128, 8, 3),) * 4 + ((128, 32, 8, 3),),
+    ("prefill", "int8", 90): ((128, 64, 8, 3),) * 4 + ((128, 32, 8, 3),),
 }
 
 
@@ -80,7 +94,9 @@ def _at_least(value: int, choices: tuple[int, ...]) -> int:
 
 
 @cache
-def _nearest(op: Op, dtype: torch.dtype, head_dim: int, group: int, sm: int) -> AttentionConfig:
+def _nearest(
+    op: Op, dtype: torch.dtype, head_dim: int, group: int, sm: int, plain: bool
+) -> AttentionConfig:
     # bytes of a key decide: a float32 one is like a 16-bit one of twice the head dim
     width = head_dim * 2 if dtype == torch.float32 else head_dim
     key = ConfigKey(
@@ -92,14 +108,16 @@ def _nearest(op: Op, dtype: torch.dtype, head_dim: int, group: int, sm: int) -> 
         90 if 90 <= sm < 120 else 80,
     )
     config = _rows_by_key()[key]
-    return replace(config, block_n=config.block_n // 2) if width > _HEAD_DIMS[-1] else config
+    # options take registers that a row has not left
+    halvings = (width > _HEAD_DIMS[-1]) + (op == "prefill" and not plain)
+    return replace(config, block_n=max(16, config.block_n >> halvings))
 
 
 def find_config(
-    op: Op, kv: torch.Tensor, *, head_dim: int, group: int, sm: int | None = None
+    op: Op, kv: torch.Tensor, *, head_dim: int, group: int, plain: bool = True
 ) -> AttentionConfig:
-    """The row for a KV pool `kv`, or the nearest one; `sm` overrides the device's."""
-    return _nearest(op, kv.dtype, head_dim, group, sm or compute_capability(kv.device))
+    """The row for a KV pool `kv`, or the nearest one; `plain`: without attention options."""
+    return _nearest(op, kv.dtype, head_dim, group, compute_capability(kv.device), plain)
 
 
 @cache
