@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from lightllm_kernels import decode_attention as decode_module
-from lightllm_kernels import prefill_attention as prefill_module
 from lightllm_kernels.attention_batch import DecodeBatch, make_decode_batch, make_prefill_batch
-from lightllm_kernels.attention_configs import AttentionConfig
+from lightllm_kernels.attention_configs import AttentionConfig, every_lookup_gives
 from lightllm_kernels.attention_options import AttentionOptions
 from lightllm_kernels.decode_attention import decode_attention, decode_attention_reference
 from lightllm_kernels.decode_splits import choose_num_splits
@@ -38,11 +37,10 @@ OPTIONS = {
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
+def small_blocks():
     """Blocks smaller than the contexts of these tests, so that loops go round."""
-    config = AttentionConfig(block_m=16, block_n=16, num_warps=4, num_stages=2)
-    for module in (decode_module, prefill_module):
-        monkeypatch.setattr(module, "find_config", lambda *a, **k: config)
+    with every_lookup_gives(AttentionConfig(block_m=16, block_n=16, num_warps=4, num_stages=2)):
+        yield
 
 
 def make_options(heads, *, alibi=False, **others):
