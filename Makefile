@@ -13,7 +13,7 @@ PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving
-.PHONY: docs install-yaml golden train-demo-model bench-autoscaling bench-operator
+.PHONY: aot-check docs install-yaml golden train-demo-model bench-autoscaling bench-operator
 .PHONY: cluster-up cluster-down e2e
 
 help:  ## show this list
@@ -56,6 +56,9 @@ test: check  ## everything that CI runs: `check`, the tests with real processes,
 
 test-all: test  ## `test` and the whole matrices
 	$(BIN)/python -m pytest -q -m "whole and not gpu"
+
+aot-check: setup  ## compile every GPU kernel for sm_80 and sm_90, no GPU needed (ONLY=rms_norm, JSON=FILE)
+	PYTHONPATH=tests/support $(BIN)/python -m ahead_of_time $(if $(ONLY),--only "$(ONLY)") $(if $(JSON),--json $(JSON))
 
 serve: setup  ## run the server on the demo model (MODEL_DIR=…, PORT=…)
 	$(BIN)/lightllm-server --model-dir $(MODEL_DIR) --port $(PORT)
