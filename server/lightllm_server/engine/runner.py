@@ -19,7 +19,7 @@ import torch
 from lightllm_server.config import ServerConfig
 from lightllm_server.engine.parallel import Ranks
 from lightllm_server.engine.profile import probe_plan, size_engine
-from lightllm_server.engine.prompt_logprobs import PromptScorer
+from lightllm_server.engine.prompt_logprobs import ChunkLogprobs, PromptScorer
 from lightllm_server.engine.sampler import Sampler
 from lightllm_server.engine.shard import ModelShard
 from lightllm_server.engine.step_output import StepOutput
@@ -86,8 +86,11 @@ class ModelRunner:
             vocab_size=model_config.vocab_size,
             eos_ids=model_config.eos_ids,
             device=self._shard.device,
+            uploader=self._shard.uploader,
         )
-        self._scorer = PromptScorer(model_config.vocab_size, self._shard.logits)
+        self._scorer = PromptScorer(
+            model_config.vocab_size, self._shard.logits, self._shard.uploader
+        )
 
     def launch(self, plan: StepPlan) -> LaunchedStep:
         """Start a step; plans are carried out in launch order. The plan's arrays are kept."""
@@ -154,11 +157,16 @@ class ModelRunner:
         for start in plan.starts:
             self._sampler.start(start)
             self._scorer.start(start)
-        hidden = self._shard.forward(plan)
-        prompts = self._scorer.score(hidden, plan)
-        if not len(plan.sample_rows):
-            return StepOutput(None, prompts)
-        sampled = self._sampler.sample(self._shard.sample_logits(hidden, plan), plan)
+        prompts: dict[int, ChunkLogprobs] = {}
+        if self._shard.replays(plan):
+            logits = self._shard.replay(plan)
+        else:
+            hidden = self._shard.forward(plan)
+            prompts = self._scorer.score(hidden, plan)
+            if not len(plan.sample_rows):
+                return StepOutput(None, prompts)
+            logits = self._shard.sample_logits(hidden, plan)
+        sampled = self._sampler.sample(logits, plan)
         self._shard.keep_ids(plan, self._ranks.broadcast(sampled.ids))
         return StepOutput(sampled, prompts)
 
