@@ -9,8 +9,10 @@ Lives here: sizes, the memory of inputs and outputs, padding. What a step comput
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -55,8 +57,9 @@ def is_pure_decode(plan: StepPlan) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StaticStep:
-    """The memory of the steps of one size B; smaller sizes share it.
+    """The memory of the steps of one size B, which smaller sizes share.
 
+    packed: all of the inputs, uint8
     rows, positions, slots: [B] int64, also as int32; seq_lens: [B] int32 = positions + 1;
     logits: [B, V] float32, the step's output.
     """
@@ -74,9 +77,18 @@ class StaticStep:
     def over(cls, memory: torch.Tensor, logits: torch.Tensor, size: int) -> StaticStep:
         """memory: at least `num_bytes(size)` uint8; logits: at least [B, V]."""
         packed = memory[: cls.num_bytes(size)]
-        wide = packed[: 24 * size].view(torch.int64).view(3, size)
+        rows, positions, slots = packed[: 24 * size].view(torch.int64).view(3, size).unbind()
         narrow = packed[24 * size :].view(torch.int32).view(3, size)
-        return cls(packed, *wide.unbind(), *narrow.unbind(), logits[:size])
+        return cls(
+            packed=packed,
+            rows=rows,
+            positions=positions,
+            slots=slots,
+            rows_int32=narrow[0],
+            seq_lens=narrow[1],
+            slots_int32=narrow[2],
+            logits=logits[:size],
+        )
 
     @staticmethod
     def num_bytes(size: int) -> int:
@@ -84,6 +96,7 @@ class StaticStep:
 
     @property
     def size(self) -> int:
+        """B."""
         return len(self.rows)
 
 
@@ -122,9 +135,13 @@ class EagerRecorder:
 class CudaRecorder:
     """CUDA graphs on one stream, sharing one memory pool: no two of them ever run at once."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
         self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+
+    def with_new_pool(self) -> CudaRecorder:
+        """The same stream, with whose workspaces libraries stay; memory apart from this one's."""
+        return CudaRecorder(self._stream)
 
     def warm_up(self, step: Callable[[], None]) -> None:
         """Compile kernels and make the workspaces of libraries, on the stream of the recording."""
@@ -147,7 +164,7 @@ class DecodeGraphs:
 
     step: computes the logits of a StaticStep; run to warm up, then recorded. It must allocate
     nothing that outlives it.
-    hold_row, hold_slot: what padding rows read and write; the slot may be set anew by `record`.
+    hold_row: the row of the request table that padding belongs to.
     """
 
     def __init__(
@@ -166,27 +183,24 @@ class DecodeGraphs:
         memory = torch.zeros(StaticStep.num_bytes(sizes[-1]), dtype=torch.uint8, device=device)
         logits = torch.zeros(sizes[-1], vocab_size, dtype=torch.float32, device=device)
         self._steps = [StaticStep.over(memory, logits, size) for size in sizes]
+        # ascending
+        self.sizes = sizes
         self._recordings: dict[int, Recording] = {}
 
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Ascending."""
-        return tuple(step.size for step in self._steps)
-
-    def record(self, recorder: Recorder, hold_slot: int, *, largest: int | None = None) -> None:
-        """Record all sizes, or only the `largest` so many; forgets what was recorded before."""
-        self._recordings.clear()
+    def warm_up(self, recorder: Recorder, hold_slot: int) -> None:
+        """Run every size once, before the first recording: scratch memory must not move under a
+        graph. From now on padding is written to `hold_slot`.
+        """
         self._hold_slot = hold_slot
-        steps = self._steps[::-1][:largest]
-        # all of them before the first recording: a workspace must not move under a graph
-        for static in steps:
-            self._fill(static, np.zeros((3, 0), np.int64))
-            recorder.warm_up(lambda static=static: self._step(static))
         # the largest first: the others fit into the memory that it leaves
-        for static in steps:
-            self._recordings[static.size] = recorder.record(
-                lambda static=static: self._step(static)
-            )
+        for static in reversed(self._steps):
+            self._fill(static, np.zeros((3, 0), np.int64))
+            recorder.warm_up(partial(self._step, static))
+
+    def record(self, recorder: Recorder, size: int) -> None:
+        """Record one of `sizes`, the largest first for the same reason."""
+        static = next(static for static in self._steps if static.size == size)
+        self._recordings[size] = recorder.record(partial(self._step, static))
 
     def forget(self) -> None:
         """Free the recordings."""
@@ -194,8 +208,12 @@ class DecodeGraphs:
 
     def fits(self, plan: StepPlan) -> bool:
         """Whether `replay` can carry the plan out."""
-        return bool(self._recordings) and (
-            len(plan.decode_rows) <= self._steps[-1].size and is_pure_decode(plan)
+        num_rows = len(plan.decode_rows)
+        index = self._index(num_rows)
+        return (
+            index < len(self._steps)
+            and self._steps[index].size in self._recordings
+            and is_pure_decode(plan)
         )
 
     def replay(self, plan: StepPlan) -> StaticStep:
@@ -204,12 +222,16 @@ class DecodeGraphs:
         Rows beyond the plan's are padding.
         """
         num_rows = len(plan.decode_rows)
-        static = next(static for static in self._steps if static.size >= num_rows)
+        static = self._steps[self._index(num_rows)]
         inputs = np.empty((3, num_rows), np.int64)
         inputs[0], inputs[1], inputs[2] = plan.decode_rows, plan.decode_positions, plan.slots
         self._fill(static, inputs)
         self._recordings[static.size].replay()
         return static
+
+    def _index(self, num_rows: int) -> int:
+        """Which step is the smallest that holds so many rows."""
+        return bisect_left(self.sizes, num_rows)
 
     def _fill(
         self, static: StaticStep, inputs: np.ndarray[tuple[int, int], np.dtype[np.int64]]

@@ -135,7 +135,7 @@ def _prefill_batch(
             dtype=dtype,
         )
     count = len(plan.chunk_rows)
-    rows, starts, lens, start_locs = chunks.split([count, count, count, count + 1])
+    rows, starts, lens, start_locs = torch.split(chunks, [count, count, count, count + 1])
     return PrefillBatch(
         rows=rows,
         starts=starts,

@@ -4,7 +4,7 @@ over a plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from lightllm_server.layers.attention import AttentionState
 from lightllm_server.layers.parameter import WeightOptions
 from lightllm_server.models.checkpoint import read_checkpoint
 from lightllm_server.models.config import ModelConfig
-from lightllm_server.models.registry import load_model_class
+from lightllm_server.models.dummy_weights import load_dummy_weights
+from lightllm_server.models.registry import expected_tensors, load_model_class
 from lightllm_server.models.weights import load_weights
 from lightllm_server.router.step_plan import StepPlan
 from lightllm_server.status_page import Field, StatusRow
@@ -50,6 +51,9 @@ class ModelShard:
         self._row = row
         engine = config.engine
         self.device = resolve_device(engine, ranks.rank)
+        if self.device.type == "cuda":
+            # kernels start on the thread's current device
+            torch.cuda.set_device(self.device)
         self.dtype = resolve_dtype(engine, model_config, self.device)
         kv_dtype, self.kv_dtype_reason = resolve_kv_dtype(
             engine, model_config, self.device, self.dtype
@@ -67,7 +71,8 @@ class ModelShard:
             head_dim=model_config.head_dim,
             dtype=kv_dtype,
         )
-        checkpoint = read_checkpoint(engine.model_dir, model_config)
+        is_dummy = engine.load_format == "dummy"
+        checkpoint = {} if is_dummy else read_checkpoint(engine.model_dir, model_config)
         self._model = load_model_class(model_config.architecture)(
             model_config,
             max_length=self.max_length,
@@ -79,7 +84,14 @@ class ModelShard:
                 float16=weight_dtype == "float16",
             ),
         )
-        self.weight_bytes = load_weights(self._model.loaders(), checkpoint, self._loaded)
+        loaders = self._model.loaders()
+        if is_dummy:
+            shapes = expected_tensors(model_config)
+            self.weight_bytes = load_dummy_weights(
+                loaders, shapes, self.dtype, self.device, self._loaded
+            )
+        else:
+            self.weight_bytes = load_weights(loaders, checkpoint, self._loaded)
         self.uploader = make_uploader(self.device)
         self._workspace = Workspace(self.device)
         self._table = RequestTable.make(self.num_rows, self.max_length, self.device)
@@ -157,15 +169,22 @@ class ModelShard:
             uploader=self.uploader,
         )
 
-    @property
-    def graphs(self) -> DecodeGraphs | None:
-        """The recorded decode steps, None without."""
-        return self._graphs
+    def record_graphs(self, recorder: Recorder, on_recorded: Callable[[], None]) -> None:
+        """Record all decode steps over the present pool, the largest first.
 
-    def record_graphs(self, recorder: Recorder, *, largest: int | None = None) -> None:
-        """Record the decode steps over the present pool; only the `largest` so many if given."""
+        on_recorded: called before the first and after each.
+        """
         assert self._graphs is not None, "prepare_graphs comes first"
-        self._graphs.record(recorder, self._pool.padding_slot, largest=largest)
+        self._graphs.warm_up(recorder, self._pool.padding_slot)
+        on_recorded()
+        for size in reversed(self._graphs.sizes):
+            self._graphs.record(recorder, size)
+            on_recorded()
+
+    def forget_graphs(self) -> None:
+        """Free what was recorded; `record_graphs` may follow."""
+        assert self._graphs is not None, "prepare_graphs comes first"
+        self._graphs.forget()
 
     def replays(self, plan: StepPlan) -> bool:
         """Whether `replay` can carry the plan out, in place of `forward`."""
@@ -199,6 +218,10 @@ class ModelShard:
         token_ids = table.last_ids.index_select(0, step.rows)
         hidden = self._model.forward(token_ids, state, _no_tick)
         self._model.logits(hidden, out=step.logits)
+
+    def tick(self) -> None:
+        """Show on the status page that work goes on."""
+        self._row.tick()
 
     def _loaded(self, share: float) -> None:
         self._row[Field.LOADED_PERMILLE] = round(share * 1000)

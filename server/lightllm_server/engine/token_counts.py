@@ -109,9 +109,10 @@ class TokenCounts:
             np.array([(index, state) for index, state, _ in chosen], np.int64).T.copy(),
             np.array(penalties, np.float32).T.copy(),
         )
-        (rows, states), (repetition, presence, frequency) = places.unbind(), values.unbind()
+        logits_rows, states = places.unbind()
+        repetition, presence, frequency = values.unbind()
         return PenalisedRows(
-            rows=rows,
+            rows=logits_rows,
             state_rows=states,
             prompt_seen=self._prompt_seen,
             output_counts=self._output_counts,
