@@ -1,0 +1,111 @@
+"""The block sizes that ship with the attention kernels: nothing is tuned at run time.
+
+One row per op, kind of KV pool, head dim, GQA ratio (query heads per KV head) and compute
+capability. `benchmarks/kernels/tune_attention.py` prints rows: by time on a GPU, else by what the
+compiler says they need. Every sm_80 row fits the 99 KiB of shared memory of sm_86, sm_89 and
+sm_120, since these use it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+import torch
+
+__all__ = ["AttentionConfig", "ConfigKey", "compute_capability", "find_config", "rows"]
+
+Op = Literal["decode", "prefill"]
+KVKind = Literal["16bit", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigKey:
+    """group: query heads per KV head; sm: compute capability, 90 for 9.0."""
+
+    op: Op
+    kv_kind: KVKind
+    head_dim: int
+    group: int
+    sm: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionConfig:
+    """block_m: query rows of a program (prefill; decode takes the GQA group, padded to 16);
+    block_n: keys of one iteration.
+    """
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+_HEAD_DIMS = (64, 80, 96, 128, 256)
+_GROUPS = (1, 4, 8, 16)
+_SMS = (80, 90)
+
+# (op, KV kind, sm) -> per head dim of _HEAD_DIMS: block_m, block_n, num_warps, num_stages; the GQA
+# ratio does not change what is compiled, so its rows are equal until a GPU says otherwise
+_TABLE: dict[tuple[Op, KVKind, int], tuple[tuple[int, int, int, int], ...]] = {
+    ("decode", "16bit", 80): ((16, 64, 4, 3),) * 4 + ((16, 32, 4, 3),),
+    ("decode", "int8", 80): ((16, 64, 4, 3),) * 5,
+    ("decode", "16bit", 90): ((16, 64, 4, 3),) * 5,
+    ("decode", "int8", 90): ((16, 64, 4, 3),) * 5,
+    ("prefill", "16bit", 80): ((128, 64, 4, 3),) + ((128, 64, 8, 3),) * 3 + ((64, 32, 4, 3),),
+    ("prefill", "int8", 80): ((128, 64, 4, 3),) + ((128, 64, 8, 3),) * 3 + ((64, 32, 4, 3),),
+    ("prefill", "16bit", 90): ((128, 128, 8, 3),) * 4 + ((128, 64, 8, 3),),
+    ("prefill", "int8", 90): ((128, 128, 8, 3),) * 4 + ((128, 64, 8, 3),),
+}
+
+
+def rows() -> Iterator[tuple[ConfigKey, AttentionConfig]]:
+    """Every row of the table."""
+    for (op, kv_kind, sm), configs in _TABLE.items():
+        for head_dim, config in zip(_HEAD_DIMS, configs, strict=True):
+            for group in _GROUPS:
+                yield ConfigKey(op, kv_kind, head_dim, group, sm), AttentionConfig(*config)
+
+
+@cache
+def _rows_by_key() -> dict[ConfigKey, AttentionConfig]:
+    return dict(rows())
+
+
+def _at_least(value: int, choices: tuple[int, ...]) -> int:
+    return next((choice for choice in choices if choice >= value), choices[-1])
+
+
+@cache
+def _nearest(op: Op, dtype: torch.dtype, head_dim: int, group: int, sm: int) -> AttentionConfig:
+    # bytes of a key decide: a float32 one is like a 16-bit one of twice the head dim
+    width = head_dim * 2 if dtype == torch.float32 else head_dim
+    key = ConfigKey(
+        op,
+        "int8" if dtype == torch.int8 else "16bit",
+        _at_least(width, _HEAD_DIMS),
+        _at_least(group, _GROUPS),
+        # 99 KiB of shared memory on sm_86, sm_89 and sm_120; 227 on sm_90, sm_100 and sm_103
+        90 if 90 <= sm < 120 else 80,
+    )
+    config = _rows_by_key()[key]
+    return replace(config, block_n=config.block_n // 2) if width > _HEAD_DIMS[-1] else config
+
+
+def find_config(
+    op: Op, kv: torch.Tensor, *, head_dim: int, group: int, sm: int | None = None
+) -> AttentionConfig:
+    """The row for a KV pool `kv`, or the nearest one; `sm` overrides the device's."""
+    return _nearest(op, kv.dtype, head_dim, group, sm or compute_capability(kv.device))
+
+
+@cache
+def compute_capability(device: torch.device) -> int:
+    """90 for 9.0; off a GPU 80, the oldest that the kernels are compiled for."""
+    if device.type != "cuda":
+        return 80
+    major, minor = torch.cuda.get_device_capability(device)
+    return major * 10 + minor
