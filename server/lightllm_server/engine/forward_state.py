@@ -14,6 +14,7 @@ from lightllm_kernels.attention_batch import (
     make_decode_batch,
     make_prefill_batch,
 )
+from lightllm_kernels.triton_launch import runs_triton
 from lightllm_kernels.workspace import Workspace
 from lightllm_server.engine.kv_pool import KVPool
 from lightllm_server.engine.staging import Uploader
@@ -126,7 +127,7 @@ def _prefill_batch(
     """chunks: `_chunks` on the device."""
     if not len(plan.token_ids):
         return None
-    if req_to_slots.device.type == "cpu":
+    if not runs_triton(req_to_slots):
         return make_prefill_batch(
             req_to_slots,
             plan.chunk_rows.tolist(),
@@ -156,7 +157,7 @@ def _decode_batch(
     if not len(plan.decode_rows):
         return None
     lens = tuple((plan.decode_positions + 1).tolist())
-    if req_to_slots.device.type == "cpu":
+    if not runs_triton(req_to_slots):
         return make_decode_batch(
             req_to_slots, plan.decode_rows.tolist(), lens, padding_slot=padding_slot
         )
@@ -171,9 +172,10 @@ def static_decode_batch(
 
     rows, seq_lens: [B] int32; max_len: no length will ever be larger.
     """
-    if seq_lens.device.type == "cpu":
+    if runs_triton(seq_lens):
+        # the bound chooses the number of splits, which is recorded with the launch
+        lens = (max_len,) * len(rows)
+    else:
         # nothing is recorded on the CPU: the step runs again and may look
         lens = tuple(seq_lens.tolist())
-    else:
-        lens = (max_len,) * len(rows)
     return DecodeBatch(rows, seq_lens, lens, padding_slot)
