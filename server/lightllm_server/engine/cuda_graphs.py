@@ -137,7 +137,7 @@ class CudaRecorder:
 
     def __init__(self, stream: torch.cuda.Stream) -> None:
         self._stream = stream
-        self._pool = torch.cuda.graph_pool_handle()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
 
     def with_new_pool(self) -> CudaRecorder:
         """The same stream, with whose workspaces libraries stay; memory apart from this one's."""

@@ -63,7 +63,8 @@ def size_engine(config: ServerConfig, shard: ModelShard) -> int:
     reason = _why_no_graphs(config, shard)
     recorder = None
     if reason is None:
-        recorder = CudaRecorder(torch.cuda.Stream(shard.device))
+        stream = torch.cuda.Stream(shard.device)  # type: ignore[no-untyped-call]
+        recorder = CudaRecorder(stream)
         graph_bytes = _measure_graphs(config, shard, recorder)
         measured = _Measured(measured.batch_tokens, measured.step_bytes + graph_bytes)
     else:
