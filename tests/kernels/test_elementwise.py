@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lightllm_kernels.gated_activation import silu_and_mul, silu_and_mul_reference
 from lightllm_kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_reference
 from lightllm_kernels.rotary_embedding import rotary_embedding, rotary_embedding_reference
-from lightllm_kernels.silu_and_mul import silu_and_mul, silu_and_mul_reference
 
 SIZES = (1, 7, 63, 123, 1000)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
