@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["choose_num_splits", "num_multiprocessors"]
 
-# programs per multiprocessor that keep the memory busy: about two fit at a time, twice over
+# programs per multiprocessor: as many as run there at once, and enough to keep the memory busy
 _PROGRAMS_PER_MULTIPROCESSOR = 4
 # a part's least tokens: below two blocks nothing is loaded ahead
 _MIN_SPLIT = 128

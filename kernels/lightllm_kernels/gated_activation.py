@@ -76,7 +76,8 @@ def _gated_activation_kernel(
     if ACTIVATION == "silu":
         activated = gate * tl.sigmoid(gate)
     elif ACTIVATION == "gelu_tanh":
-        activated = gate * tl.sigmoid(_TANH_FACTOR * (gate + _TANH_CUBIC * gate * gate * gate))
+        inner = gate + gate * gate * gate * _TANH_CUBIC
+        activated = gate * tl.sigmoid(inner * _TANH_FACTOR)
     else:
         activated = 0.5 * gate * (1 + tl.erf(gate * _SQRT_HALF))
     offs_out = group * stride_out_group + row * stride_out_row + offs

@@ -125,7 +125,7 @@ def _offers_kernel(
                 scores = tl.where(scores >= tl.load(limits_ptr + index), scores, float("-inf"))
             first, second = noise_keys(tl.load(seeds_ptr + index), tl.load(positions_ptr + index))
             scores += gumbel_of(first, second, offs)
-    offers = order_key(scores).to(tl.int64) << 32 | (_LAST_ID - offs).to(tl.int64)
+    offers = order_key(scores).to(tl.int64) << 32 | (offs ^ _LAST_ID).to(tl.int64)
     best = tl.max(offers, axis=0)
     tl.store(offers_ptr + row * stride_offers_row + tl.program_id(1), best)
 
@@ -149,7 +149,7 @@ def _best_offer_kernel(offers_ptr, ids_ptr, num_blocks, stride_offers_row, BLOCK
     # the first block's offer again in the place of those that are missing
     offs = tl.where(offs < num_blocks, offs, 0)
     best = tl.max(tl.load(offers_ptr + row * stride_offers_row + offs), axis=0)
-    tl.store(ids_ptr + row, _LAST_ID - (best & _LAST_ID))
+    tl.store(ids_ptr + row, best & _LAST_ID ^ _LAST_ID)
 
 
 def _limits(logits: torch.Tensor, rows: RandomRows) -> torch.Tensor:

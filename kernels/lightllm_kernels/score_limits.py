@@ -149,8 +149,10 @@ def _score_limits_kernel(
         key = _search(row_ptr, vocab, best, scale, key, top_p, True, POINTS, BLOCK)
     # the lowest key stands for no limit: as a float it would be a NaN
     limit = tl.where(key == _LOWEST_KEY, float("-inf"), tl.div_rn(_value_of(key), temperature))
-    relative = tl.div_rn(best, temperature) + tl.log(tl.load(min_p_ptr + index))
-    tl.store(out_ptr + index, tl.maximum(limit, relative))
+    min_p = tl.load(min_p_ptr + index)
+    if min_p > 0:
+        limit = tl.maximum(limit, tl.div_rn(best, temperature) + tl.log(min_p))
+    tl.store(out_ptr + index, limit)
 
 
 def score_limits(

@@ -303,6 +303,8 @@ def test_logprobs(vocab, assert_close):
     assert_close(values.cpu(), logits[3:].log_softmax(-1).topk(min(5, vocab)).values, **tolerances)
 
 
+# of the interpreter's log
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 def test_a_logprob_of_a_forbidden_row_and_token():
     logits = torch.full((2, 5000), -INF)
     logits[1, 4999] = 3.0
