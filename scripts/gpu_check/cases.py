@@ -41,13 +41,12 @@ class Results:
     dry_run: bool
     cases: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, name: str, outcome: str, seconds: float, figures: Figures) -> None:
+    def add(self, case_name: str, outcome: str, seconds: float, figures: Figures) -> None:
         # a dry run's figures say nothing about a GPU: they are not kept anywhere
         kept = {} if self.dry_run else {"seconds": round(seconds, 2), **figures}
-        self.cases.append({"case": name, "outcome": outcome, **kept})
-        print(
-            " ".join([f"{outcome:8s} {name}", *(f"{k}={v}" for k, v in kept.items())]), flush=True
-        )
+        self.cases.append({"case": case_name, "outcome": outcome, **kept})
+        shown = [f"{name}={value}" for name, value in kept.items() if name != "rows"]
+        print(" ".join([f"{outcome:8s} {case_name}", *shown]), flush=True)
         self.write()
 
     @property
@@ -68,9 +67,25 @@ class Results:
         lines += [f"- {name}: {value}" for name, value in self.machine.items()]
         lines += ["", "| case | outcome | figures |", "|---|---|---|"]
         for case in self.cases:
-            figures = [f"{k} {v}" for k, v in case.items() if k not in ("case", "outcome")]
+            hidden = ("case", "outcome", "rows")
+            figures = [f"{name} {value}" for name, value in case.items() if name not in hidden]
             lines.append(f"| {case['case']} | {case['outcome']} | {'; '.join(figures)} |")
+        for case in self.cases:
+            if case.get("rows"):
+                lines += ["", f"## {case['case']}", "", *_table(case["rows"])]
         return "\n".join([*lines, "", *([CONTEXT] if self.stage == "bench" else [])])
+
+
+def _table(rows: list[Figures]) -> list[str]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    return lines + [f"| {' | '.join(_cell(row.get(name, '')) for name in names)} |" for row in rows]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_cell(one)}" for name, one in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def run_cases(cases: list[Case], results: Results, *, seconds: float = STAGE_SECONDS) -> bool:

@@ -105,7 +105,9 @@ def _measure_graphs(config: ServerConfig, shard: ModelShard, recorder: CudaRecor
     return max(0, free[0] - free[-1])
 
 
-def probe_plan(shard: ModelShard, num_tokens: int) -> StepPlan:
+def probe_plan(
+    shard: ModelShard, num_tokens: int, sampling: SamplingParams | None = None
+) -> StepPlan:
     """A step of prefill chunks over long contexts; every slot is the pool's padding.
 
     num_tokens: at most half of what all rows hold at full length.
@@ -137,7 +139,7 @@ def probe_plan(shard: ModelShard, num_tokens: int) -> StepPlan:
                 row=row,
                 choice=0,
                 prefix_slots=np.full(start, padding, np.int32),
-                sampling=SamplingParams(),
+                sampling=sampling or SamplingParams(),
                 prompt_len=context,
             )
             for row, start in enumerate(starts)

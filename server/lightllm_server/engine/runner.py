@@ -25,6 +25,7 @@ from lightllm_server.engine.shard import ModelShard
 from lightllm_server.engine.step_output import StepOutput
 from lightllm_server.engine_info import EngineInfo
 from lightllm_server.errors import EXIT_SOFTWARE, EngineError
+from lightllm_server.messages import SamplingParams
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.router.step_plan import StepPlan, StepResult
 from lightllm_server.status_page import StatusRow
@@ -34,6 +35,15 @@ __all__ = ["LaunchedStep", "ModelRunner", "PlanSink"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_COMPILE_TIMEOUT_S = 300.0
+# odd, a multiple of 16, and more than one block
+_WARM_TOKENS = (7, 16, 240)
+_WARM_SAMPLINGS = (
+    SamplingParams(temperature=0.0),
+    SamplingParams(temperature=1.0, repetition_penalty=1.1, logit_bias={0: 0.0}),
+    SamplingParams(temperature=1.0, top_k=20, top_p=0.9, min_p=0.01, logprobs=2),
+)
 
 
 class PlanSink(Protocol):
@@ -106,8 +116,15 @@ class ModelRunner:
         return LaunchedStep(plan.step, output)
 
     def warm_up(self) -> None:
-        """Run a small step through sampling, so that the first request pays for no lazy work."""
+        """Run a small step through sampling, so that the first request pays for no lazy work.
+
+        On CUDA a few more: kernels are compiled for the kinds of sampling and of chunk.
+        """
         self.launch(probe_plan(self._shard, 1)).wait(60.0)
+        if self._shard.device.type == "cuda":
+            for num_tokens, sampling in zip(_WARM_TOKENS, _WARM_SAMPLINGS, strict=True):
+                plan = probe_plan(self._shard, num_tokens, sampling)
+                self.launch(plan).wait(_COMPILE_TIMEOUT_S)
 
     def info(self) -> EngineInfo:
         shard, model = self._shard, self._shard.model_config
