@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 MAX_PROMPT, MAX_TOTAL, MIN_LEN = 1024, 2048, 4
-_PROMPT = (4.45, 1.35)
+_PROMPT = (4.52, 1.36)
 _OUTPUT = (5.5, 1.0)
 
 
