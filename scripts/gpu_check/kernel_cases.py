@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 from functools import partial
@@ -126,6 +127,7 @@ def own_tests() -> Figures:
         "-x",
         str(ROOT / "tests/kernels"),
     ]
+    paths = [str(ROOT / name) for name in ("kernels", "server")]
     result = subprocess.run(
         [*command, "-m", "gpu or not whole"],
         capture_output=True,
@@ -133,6 +135,9 @@ def own_tests() -> Figures:
         check=False,
         cwd=ROOT,
         timeout=300,
+        # nothing is installed on the machine of the check
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])},
     )
     summary = result.stdout.strip().splitlines()[-1:] or [""]
     if result.returncode:

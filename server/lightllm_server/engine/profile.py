@@ -63,8 +63,7 @@ def size_engine(config: ServerConfig, shard: ModelShard) -> int:
     reason = _why_no_graphs(config, shard)
     recorder = None
     if reason is None:
-        stream = torch.cuda.Stream(shard.device)  # type: ignore[no-untyped-call]
-        recorder = CudaRecorder(stream)
+        recorder = CudaRecorder(torch.cuda.Stream(shard.device))  # type: ignore[no-untyped-call]
         graph_bytes = _measure_graphs(config, shard, recorder)
         measured = _Measured(measured.batch_tokens, measured.step_bytes + graph_bytes)
     else:
@@ -98,6 +97,8 @@ def _measure_graphs(config: ServerConfig, shard: ModelShard, recorder: CudaRecor
 
     def note_free() -> None:
         torch.cuda.synchronize(shard.device)
+        # a recording begins by this too: what it gives back must not hide what it takes
+        torch.cuda.empty_cache()
         free.append(torch.cuda.mem_get_info(shard.device)[0])
 
     shard.record_graphs(recorder, note_free)
