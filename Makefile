@@ -8,12 +8,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 # unit tests run in parallel processes: more threads inside each only slow them down
 UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+# a machine that is lent for a check has its own torch and no .venv
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 MODEL_DIR ?= examples/demo-model
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving
-.PHONY: aot-check docs install-yaml golden train-demo-model bench-autoscaling bench-operator
+.PHONY: aot-check gpu-check docs install-yaml golden train-demo-model bench-autoscaling bench-operator
 .PHONY: cluster-up cluster-down e2e
 
 help:  ## show this list
@@ -71,6 +73,10 @@ demo-down:  ## take back what `demo` made
 
 demo-server: setup  ## the server alone on the demo model: ask it three questions
 	$(BIN)/python scripts/demo/server.py --model-dir $(MODEL_DIR)
+
+gpu-check:  ## on a GPU: STAGE=kernels, engine or bench (all), results in OUT or docs/benchmarks; DRY_RUN=1: on the CPU
+	@for stage in $(or $(STAGE),kernels engine bench); do \
+	  $(GPU_PYTHON) scripts/gpu_check $$stage $(if $(DRY_RUN),--dry-run); done
 
 bench: bench-serving  ## the CPU benchmarks beside their peers
 
