@@ -170,4 +170,4 @@ def _to_int32(device: torch.device, *columns: Sequence[int]) -> tuple[torch.Tens
         # a pinned block is not given out again before the copy from it is done
         pin_memory=device.type == "cuda",
     )
-    return packed.to(device, non_blocking=True).split(lens)
+    return torch.split(packed.to(device, non_blocking=True), lens)

@@ -310,7 +310,9 @@ def _attend_triton(
     block_d = max(16, triton.next_power_of_2(dim))
     window = options.window or 0
     # [B, H, splits, D]; the only split writes the result itself
-    partial, lse, lse_strides = out.unsqueeze(2), None, (0, 0)
+    partial = out.unsqueeze(2)
+    lse: torch.Tensor | None = None
+    lse_strides: tuple[int, ...] = (0, 0)
     if num_splits > 1:
         partial = workspace.take("decode_splits", (tokens, heads, num_splits, dim), torch.float32)
         lse = workspace.take("decode_split_lse", (tokens, heads, num_splits), torch.float32)

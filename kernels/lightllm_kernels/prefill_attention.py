@@ -360,6 +360,8 @@ def _attend_triton(
     """Waits for nothing on the device and allocates nothing."""
     tokens, heads, dim = query.shape
     require_pool(query, kv, kv_scales)
+    # the largest score is scaled, not the scores
+    require(scale > 0, f"scale must be > 0, got {scale}")
     if not tokens:
         return out
     kv_heads, num_chunks = kv.shape[1] // 2, batch.rows.shape[0]
