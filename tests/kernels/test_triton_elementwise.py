@@ -141,7 +141,7 @@ def tables(positions, half):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("tokens", "heads", "dim", "width"),
-    [(1, 3, 64, 64), (7, 12, 80, 20), (63, 5, 6, 2), (123, 1, 48, 48), (1000, 1, 8, 6)],
+    [(1, 3, 64, 64), (7, 12, 80, 20), (63, 5, 6, 2), (123, 1, 48, 48), (2, 1000, 8, 6)],
 )
 def test_rotary(tokens, heads, dim, width, dtype, interleaved, assert_close):
     cos, sin = tables(2000, width // 2)
@@ -189,13 +189,13 @@ ACTIVATIONS = {
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("tokens", SIZES)
-def test_gated_activations(tokens, dtype, activation, assert_close):
+@pytest.mark.parametrize(("tokens", "inner"), [(63, 1), (123, 7), (1, 63), (7, 123), (3, 1000)])
+def test_gated_activations(tokens, inner, dtype, activation, assert_close):
     op, reference, options = ACTIVATIONS[activation]
-    gate_up = 3 * strided(tokens, 126, dtype=dtype)
+    gate_up = 3 * strided(tokens, 2 * inner, dtype=dtype)
     expected = reference(gate_up, **options)
     assert_close(op(gate_up, **options), expected)
-    out = torch.empty(tokens, 70, dtype=dtype)[:, :63]
+    out = torch.empty(tokens, inner + 7, dtype=dtype)[:, :inner]
     assert op(gate_up, out=out, **options) is out
     assert_close(out, expected)
 
