@@ -33,6 +33,8 @@ def occupancy(
         limits=limits,
         exact=np.full(count, exact),
         prefill_steps=np.zeros(count, dtype=np.int64),
+        keys=np.arange(count),
+        preemptions=np.zeros(count, dtype=np.int64),
         tree=tree or NodeTable(),
     )
 
