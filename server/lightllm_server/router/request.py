@@ -56,7 +56,7 @@ class Choice:
         self.limit = limit
         self.stop_ids = stop_ids
         self.index = index
-        # an `n` has at most 7 bits
+        # an `n` is at most 1024
         self.key = (request.order << 16) + index
         self.output_ids: list[int] = []
         self.computed = 0
