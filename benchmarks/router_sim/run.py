@@ -1,6 +1,6 @@
 """Admission policies beside each other: the real scheduler on a modelled GPU, in virtual time.
 
-    .venv/bin/python benchmarks/router_sim/run.py [--quick] [--load NAME …] [--json FILE] [--plot FILE]
+    .venv/bin/python benchmarks/router_sim/run.py [--quick] [--load NAME …] [--json FILE] …
 
 `loads.py`, `device.py` and `policies.py` say what is simulated, `summary.py` what is counted. Every
 policy gets the same requests. Losses are printed like gains.
@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "plot"))
 
 import svg
 
-REQUESTS = 2000
-QUICK_REQUESTS = 150
+# of arrivals per run
+SECONDS = 90.0
+QUICK_SECONDS = 10.0
 # a quick run has a small cache, which few requests fill
 _QUICK_SHARE = 16
 HEADS = (
@@ -67,10 +68,10 @@ def quick(load: Load) -> Load:
     return replace(load, device=device, rates=(load.rates[-1] / 4,))
 
 
-def simulate(load: Load, number: int, *, seed: int = 1, check: bool = False) -> Iterator[Run]:
+def simulate(load: Load, seconds: float, *, seed: int = 1, check: bool = False) -> Iterator[Run]:
     """All rates, all policies."""
     for rate in load.rates:
-        requests = load.requests(number, rate, seed)
+        requests = load.requests(round(rate * seconds), rate, seed)
         for name, make in POLICIES.items():
             policy = make(load.device.slots, requests)
             outcome = Simulation(requests, policy, load.device, check=check).run()
@@ -120,7 +121,7 @@ def commit_id() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--requests", type=int, help="per run")
+    parser.add_argument("--seconds", type=float, help="of arrivals, in each run")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--load", nargs="+", choices=[load.name for load in LOADS])
     parser.add_argument("--json", type=Path, help="write the table's numbers here")
@@ -128,22 +129,23 @@ def main() -> None:
     args = parser.parse_args()
     # every preemption is logged
     logging.disable(logging.INFO)
-    number = args.requests or (QUICK_REQUESTS if args.quick else REQUESTS)
+    seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS)
     loads = [load for load in LOADS if args.load is None or load.name in args.load]
     loads = [quick(load) for load in loads] if args.quick else loads
     devices = {load.device.name: load.device.figures() for load in loads}
-    print(f"commit {commit_id()}, seed {args.seed}, {number} requests per run; targets: {TARGETS}")
+    print(f"commit {commit_id()}, seed {args.seed}, arrivals for {seconds:g} s; {TARGETS}")
     for figures in devices.values():
         print("device: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     began = time.monotonic()
-    runs = print_runs(run for load in loads for run in simulate(load, number, seed=args.seed))
-    print(f"\n{len(runs) * number} requests in {time.monotonic() - began:.0f} s")
+    runs = print_runs(run for load in loads for run in simulate(load, seconds, seed=args.seed))
+    total = sum(len(run.requests) for run in runs)
+    print(f"\n{len(runs)} runs, {total} requests in {time.monotonic() - began:.0f} s")
     if args.json:
         rows = [
             {"load": run.load.name, "rate": run.rate, "policy": run.policy, **asdict(run.summary)}
             for run in runs
         ]
-        head = {"commit": commit_id(), "seed": args.seed, "requests": number}
+        head = {"commit": commit_id(), "seed": args.seed, "seconds": seconds}
         head |= {"targets": asdict(TARGETS), "devices": list(devices.values())}
         args.json.write_text(json.dumps({**head, "runs": rows}, indent=1) + "\n")
     if args.plot:

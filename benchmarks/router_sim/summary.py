@@ -1,4 +1,4 @@
-"""What a run is worth: throughput, goodput under the targets, waste, and the scheduler's own time."""
+"""What a run is worth: throughput, goodput under the targets, waste, the scheduler's own time."""
 
 from __future__ import annotations
 
@@ -33,8 +33,11 @@ TARGETS = Targets()
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """Rates over the time from the first arrival to the last end, in virtual seconds; goodput counts
-    only requests within the targets. cpu_ms: plan and commit of a step."""
+    """requests_per_s, tokens_per_s: from the first arrival to the last end, in virtual seconds.
+
+    goodput: requests/s that arrive and are served within the targets. slots_used: share of the
+    slots, mean over the steps. cpu_ms: plan and commit of a step.
+    """
 
     requests_per_s: float
     tokens_per_s: float
@@ -55,6 +58,7 @@ class Summary:
 
 def summarise(requests: Requests, outcome: Outcome, targets: Targets = TARGETS) -> Summary:
     """All requests have finished."""
+    span = float(requests.arrivals[-1] - requests.arrivals[0])
     ttft = outcome.first - requests.arrivals
     tpot = (outcome.last - outcome.first) / np.maximum(outcome.generated - 1, 1)
     good = (ttft <= targets.ttft) & (tpot <= targets.mean_tpot)
@@ -62,7 +66,7 @@ def summarise(requests: Requests, outcome: Outcome, targets: Targets = TARGETS) 
     return Summary(
         requests_per_s=len(requests) / outcome.seconds,
         tokens_per_s=int(outcome.generated.sum()) / outcome.seconds,
-        goodput=int(good.sum()) / outcome.seconds,
+        goodput=int(good.sum()) / span,
         within_targets=float(good.mean()),
         ttft_p50_s=float(np.percentile(ttft, 50)),
         ttft_p99_s=float(np.percentile(ttft, 99)),
