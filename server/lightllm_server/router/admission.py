@@ -8,6 +8,7 @@ without its defects; `PastFutureAdmission` takes that peak over output lengths d
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -85,23 +86,34 @@ def peak_of(rows: Occupancy, remaining: IntArray) -> int:
     return int((remaining[order] * counts + np.cumsum(rows.held_in(order))).max())
 
 
-@dataclass(frozen=True, kw_only=True)
 class EfficientAdmission(AdmissionPolicy):
     """Admit while the estimated peak fits; preemption is the net under the estimate.
 
-    Without `ignore_eos`, a request is expected to have min(max_new_tokens, max(1.1 × out,
-    expected_new_tokens)) output tokens.
+    Without `ignore_eos`, a request is expected to have min(max_new_tokens, max(1.1 × out, mean))
+    output tokens, where `mean` is that of the last `window` outputs that ended by
+    themselves, at most `expected_new_tokens`, which it is as long as none has. (LightLLM always
+    expects 1024, which leaves most of the cache empty where answers are short.)
     steps_in_flight: added to every remaining length, since a step is planned before the last one is
     read.
     """
 
-    expected_new_tokens: int = 1024
-    steps_in_flight: int = 1
+    def __init__(
+        self, *, expected_new_tokens: int = 1024, window: int = 1000, steps_in_flight: int = 1
+    ) -> None:
+        self._lengths = OutputLengths(window)
+        self._expected_new_tokens = expected_new_tokens
+        self._steps_in_flight = steps_in_flight
+
+    def observe(self, out_len: int) -> None:
+        self._lengths.add(out_len)
 
     def peak(self, rows: Occupancy) -> int:
-        guess = np.maximum((rows.out_lens * 1.1).astype(np.int64), self.expected_new_tokens)
+        expected = self._expected_new_tokens
+        if len(self._lengths):
+            expected = min(expected, math.ceil(self._lengths.mean))
+        guess = np.maximum((rows.out_lens * 1.1).astype(np.int64), expected)
         total = np.where(rows.exact, rows.limits, np.minimum(rows.limits, guess))
-        return peak_of(rows, total - rows.out_lens + self.steps_in_flight + rows.prefill_steps)
+        return peak_of(rows, total - rows.out_lens + self._steps_in_flight + rows.prefill_steps)
 
 
 class PastFutureAdmission(AdmissionPolicy):
@@ -112,6 +124,8 @@ class PastFutureAdmission(AdmissionPolicy):
     is refused has not better luck a step later. Its limit is expected where that is certain
     (`ignore_eos`), where no known output is longer, and of a request that was preempted
     `max_preemptions` times.
+    reserved: added to the peak, as a part of it, unless all lengths are certain: what ends late and
+    what ends early do not quite cancel out.
     steps_in_flight: as in `EfficientAdmission`.
     """
 
@@ -121,11 +135,13 @@ class PastFutureAdmission(AdmissionPolicy):
         window: int = 1000,
         seed: int = 0,
         max_preemptions: int = 2,
+        reserved: float = 0.03,
         steps_in_flight: int = 1,
     ) -> None:
         self._lengths = OutputLengths(window)
         self._seed = seed
         self._max_preemptions = max_preemptions
+        self._reserved = reserved
         self._steps_in_flight = steps_in_flight
 
     def observe(self, out_len: int) -> None:
@@ -135,7 +151,9 @@ class PastFutureAdmission(AdmissionPolicy):
         drawn, known = self._lengths.draw(rows.out_lens, quantiles(rows.keys, self._seed))
         worst = rows.exact | ~known | (rows.preemptions >= self._max_preemptions)
         total = np.where(worst, rows.limits, np.minimum(rows.limits, drawn))
-        return peak_of(rows, total - rows.out_lens + self._steps_in_flight + rows.prefill_steps)
+        remaining = total - rows.out_lens + self._steps_in_flight + rows.prefill_steps
+        peak = peak_of(rows, remaining)
+        return math.ceil(peak * (1 + self._reserved)) if (total < rows.limits).any() else peak
 
 
 class ConservativeAdmission(AdmissionPolicy):

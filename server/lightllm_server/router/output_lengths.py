@@ -23,15 +23,23 @@ class OutputLengths:
         self._sorted: IntArray = np.zeros(window, dtype=np.int64)
         self._count = 0
         self._next = 0
+        self._sum = 0
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def mean(self) -> float:
+        """Of at least one."""
+        return self._sum / self._count
 
     def add(self, length: int) -> None:
         """Note one output's length; the oldest gives way."""
         lengths, count = self._sorted, self._count
         if count == len(self._ring):
-            gone = int(np.searchsorted(lengths, self._ring[self._next]))
+            oldest = int(self._ring[self._next])
+            self._sum -= oldest
+            gone = int(np.searchsorted(lengths, oldest))
             lengths[gone : count - 1] = lengths[gone + 1 : count]
             count -= 1
         at = int(np.searchsorted(lengths[:count], length))
@@ -40,6 +48,7 @@ class OutputLengths:
         self._ring[self._next] = length
         self._next = (self._next + 1) % len(self._ring)
         self._count = count + 1
+        self._sum += length
 
     def draw(self, out_lens: IntArray, shares: FloatArray) -> tuple[IntArray, BoolArray]:
         """A length for each output, from the known ones that are longer than it is so far.

@@ -84,6 +84,17 @@ def test_how_much_is_expected_of_a_request(
     assert EfficientAdmission(steps_in_flight=0).peak(rows) == 10 + remaining
 
 
+def test_efficient_learns_how_long_outputs_are() -> None:
+    rows = occupancy([(10, 0, 5000)], exact=False)
+    policy = EfficientAdmission(expected_new_tokens=100, window=2, steps_in_flight=0)
+    peaks = []
+    for length in (50, 31, 60, 2000):
+        policy.observe(length)
+        peaks.append(policy.peak(rows))
+    # the mean of the last two, rounded up, and never more than without a history
+    assert peaks == [10 + 50, 10 + 41, 10 + 46, 10 + 100]
+
+
 def test_the_prefill_still_to_come_delays_the_end() -> None:
     rows = occupancy([(10, 0, 5)])
     rows.prefill_steps[:] = 3
@@ -104,7 +115,7 @@ def test_shared_slots_count_once_and_for_the_longest_lived() -> None:
 
 
 def past_future(lengths: Sequence[int], **options: int) -> PastFutureAdmission:
-    policy = PastFutureAdmission(steps_in_flight=0, **options)
+    policy = PastFutureAdmission(steps_in_flight=0, reserved=0, **options)
     for length in lengths:
         policy.observe(length)
     return policy
@@ -131,8 +142,16 @@ def test_what_past_future_expects(
     assert past_future(lengths).peak(rows) == 10 + remaining
 
 
+@pytest.mark.parametrize(("limit", "want"), [(300, 103), (90, 100)])
+def test_past_future_keeps_a_reserve_where_it_cannot_be_certain(limit: int, want: int) -> None:
+    # 10 held and 90 to come, by the history or by the limit
+    policy = PastFutureAdmission(steps_in_flight=0, reserved=0.03)
+    policy.observe(90)
+    assert policy.peak(occupancy([(10, 0, limit)], exact=False)) == want
+
+
 def test_past_future_sees_each_moment_of_the_future() -> None:
-    # all draws are 40: after 10 steps the first ends, with 70 and 10 tokens held, after 40 the other
+    # all draws are 40: after 10 steps the first ends, with 70 and 10 tokens held
     rows = occupancy([(60, 30, 300), (0, 0, 300)], exact=False)
     assert past_future([40]).peak(rows) == max(70 + 10, 40)
     # without a history both run to their limits

@@ -34,6 +34,7 @@ def test_a_draw_is_a_quantile_of_the_longer_ones_in_the_window(lengths, window, 
     kept = history(lengths, window)
     recent = lengths[-window:]
     assert len(kept) == len(recent)
+    assert not recent or kept.mean == pytest.approx(sum(recent) / len(recent))
     longer = sorted(length for length in recent if length > out_len)
     want = longer[int(share * len(longer))] if longer else None
     assert draw(kept, out_len, share) == want
