@@ -13,7 +13,7 @@ PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving
-.PHONY: docs install-yaml train-demo-model bench-autoscaling bench-operator
+.PHONY: docs install-yaml train-demo-model bench-router bench-autoscaling bench-operator
 .PHONY: cluster-up cluster-down e2e
 
 help:  ## show this list
@@ -68,6 +68,9 @@ demo-down:  ## take back what `demo` made
 
 demo-server: setup  ## the server alone on the demo model: ask it three questions
 	$(BIN)/python scripts/demo/server.py --model-dir $(MODEL_DIR)
+
+bench-router: setup  ## admission policies beside each other, simulated with the real scheduler (JSON=FILE, PLOT=FILE to keep)
+	$(BIN)/python benchmarks/router_sim/run.py $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
 
 bench: bench-serving  ## the CPU benchmarks beside their peers
 

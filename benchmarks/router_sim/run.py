@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "plot"))
 import svg
 
 # of arrivals per run
-SECONDS = 90.0
+SECONDS = 40.0
 QUICK_SECONDS = 10.0
 # a quick run has a small cache, which few requests fill
 _QUICK_SHARE = 16
