@@ -14,7 +14,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -68,12 +68,19 @@ def quick(load: Load) -> Load:
     return replace(load, device=device, rates=(load.rates[-1] / 4,))
 
 
-def simulate(load: Load, seconds: float, *, seed: int = 1, check: bool = False) -> Iterator[Run]:
-    """All rates, all policies."""
+def simulate(
+    load: Load,
+    seconds: float,
+    *,
+    policies: Iterable[str] = tuple(POLICIES),
+    seed: int = 1,
+    check: bool = False,
+) -> Iterator[Run]:
+    """All rates, each with all `policies`. check: compare the scheduler's books after each turn."""
     for rate in load.rates:
         requests = load.requests(round(rate * seconds), rate, seed)
-        for name, make in POLICIES.items():
-            policy = make(load.device.slots, requests)
+        for name in policies:
+            policy = POLICIES[name](load.device.slots, requests)
             outcome = Simulation(requests, policy, load.device, check=check).run()
             yield Run(load, rate, name, requests, outcome, summarise(requests, outcome))
 
