@@ -15,7 +15,7 @@ PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving
-.PHONY: aot-check gpu-check docs install-yaml golden train-demo-model bench-autoscaling bench-operator
+.PHONY: aot-check gpu-check docs install-yaml golden train-demo-model bench-router bench-autoscaling bench-operator
 .PHONY: cluster-up cluster-down e2e
 
 help:  ## show this list
@@ -77,6 +77,9 @@ demo-server: setup  ## the server alone on the demo model: ask it three question
 gpu-check:  ## on a GPU: STAGE=kernels, engine or bench (all), results in OUT or docs/benchmarks; DRY_RUN=1: on the CPU
 	@for stage in $(or $(STAGE),kernels engine bench); do \
 	  $(GPU_PYTHON) scripts/gpu_check $$stage $(if $(DRY_RUN),--dry-run); done
+
+bench-router: setup  ## admission policies beside each other, simulated with the real scheduler (JSON=FILE, PLOT=FILE to keep)
+	$(BIN)/python benchmarks/router_sim/run.py $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
 
 bench: bench-serving  ## the CPU benchmarks beside their peers
 

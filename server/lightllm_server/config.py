@@ -63,9 +63,10 @@ class HttpConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterConfig:
-    admission: Literal["efficient", "conservative"] = _option(
+    admission: Literal["efficient", "past-future", "conservative"] = _option(
         "efficient",
-        "efficient: LightLLM's peak estimate; conservative: assume max_new_tokens, never preempt",
+        "efficient: LightLLM's peak estimate; past-future: the same with output lengths drawn from "
+        "those that ended lately; conservative: assume max_new_tokens, never preempt",
     )
     prefix_cache: Literal["per-key", "shared", "off"] = _option(
         "per-key",
