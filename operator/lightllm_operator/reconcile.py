@@ -215,10 +215,12 @@ class Reconciler:
             wanted["spec"]["template"] = _template(deployment)
         wanted = stamped(wanted)
         if deployment is None or not contains(deployment, wanted):
-            # without it a new Deployment would begin with one pod, and one whose count no other
-            # manager has set would fall back to that
-            live = desired if deployment is None else deployment["spec"].get("replicas", 1)
-            wanted["spec"]["replicas"] = live
+            if deployment is None:
+                # else a new one would begin with one pod
+                wanted["spec"]["replicas"] = desired
+            elif not _count_is_set(deployment):
+                # left out, it would fall back to one
+                wanted["spec"]["replicas"] = deployment["spec"].get("replicas", 1)
             deployment = await apply_child(self._cluster, wanted)
         return deployment, kept, update
 
@@ -294,6 +296,15 @@ class Reconciler:
             if resource in node.get("status", {}).get("capacity", {})
             or "nvidia.com/gpu.product" in node["metadata"].get("labels", {})
         ]
+
+
+def _count_is_set(deployment: Object) -> bool:
+    """Whether `_scale` has set the count, which then outlasts other applies without it."""
+    return any(
+        entry.get("manager") == SCALE_MANAGER
+        and "f:replicas" in entry["fieldsV1"].get("f:spec", {})
+        for entry in deployment["metadata"].get("managedFields", ())
+    )
 
 
 def _desired(spec: DeploymentSpec, deployment: Object | None, decision: Decision | None) -> int:
