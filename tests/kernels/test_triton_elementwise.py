@@ -187,6 +187,8 @@ ACTIVATIONS = {
 }
 
 
+# of the interpreter's exp
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp:RuntimeWarning")
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("tokens", "inner"), [(63, 1), (123, 7), (1, 63), (7, 123), (3, 1000)])
