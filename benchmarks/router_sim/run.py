@@ -90,8 +90,8 @@ def print_runs(runs: Iterator[Run]) -> list[Run]:
             lens = run.requests
             print(
                 f"\n{run.load.name}, {run.rate:g} requests/s: {run.load.what}\n"
-                f"  {len(lens)} requests in {run.load.seconds:g} s, prompt {lens.prompt_lens.mean():.0f}, "
-                f"output {lens.output_lens.mean():.0f}, limit {lens.limits.mean():.0f} tokens on "
+                f"  {len(lens)} requests in {run.load.seconds:g} s, "
+                f"prompt {lens.prompt_lens.mean():.0f}, output {lens.output_lens.mean():.0f}, limit {lens.limits.mean():.0f} tokens on "
                 f"average; {run.load.device.name}, {run.load.device.slots} slots\n"
                 f"  {'':<14}" + "".join(f"{head:>11}" for head, _ in HEADS)
             )

@@ -70,6 +70,13 @@ def test_the_quick_size_is_under_pressure(runs):
         assert len(preempted) >= 3, policy
 
 
+def test_past_future_serves_no_fewer_in_time_than_a_watermark(runs):
+    for (load, policy), run in runs.items():
+        if policy == "past-future":
+            beside = runs[load, "watermark"].summary
+            assert run.summary.within_targets >= beside.within_targets, load
+
+
 def test_a_run_is_repeatable_and_the_books_agree(modules, runs):
     run = modules["run"]
     load = run.quick(run.LOADS[0])
