@@ -41,12 +41,14 @@ class Requests:
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """rates: requests/s, about and above what the device can take. shape: (number, rate,
-    generator) → requests."""
+    """rates: requests/s, about and above what the device can take. seconds: of arrivals, at each.
+    shape: (number, rate, generator) → requests.
+    """
 
     name: str
     what: str
     rates: tuple[float, ...]
+    seconds: float
     shape: Callable[[int, float, np.random.Generator], Requests]
     device: Device = LLAMA_7B
 
@@ -156,49 +158,57 @@ LOADS = (
     Load(
         name="sharegpt",
         what="ShareGPT-like lengths, ends unknown, max_new_tokens = rest of 2048",
-        rates=(40.0, 50.0),
+        rates=(40.0, 60.0),
+        seconds=40.0,
         shape=_sharegpt,
     ),
     Load(
         name="sharegpt-forced",
         what="the same lengths forced by ignore_eos, as LightLLM's benchmark does",
-        rates=(40.0, 50.0),
+        rates=(40.0, 60.0),
+        seconds=40.0,
         shape=_sharegpt_forced,
     ),
     Load(
         name="sharegpt-bounded",
         what="the same lengths, max_new_tokens one to four times the output",
-        rates=(40.0, 50.0),
+        rates=(40.0, 60.0),
+        seconds=40.0,
         shape=_sharegpt_bounded,
     ),
     Load(
         name="sharegpt-bursts",
         what="the same lengths, the arrivals of 20 s within 2 s",
         rates=(35.0,),
+        seconds=60.0,
         shape=_bursts,
     ),
     Load(
         name="mixed",
         what="80 % short answers (about 40 tokens), 20 % long ones (about 900)",
-        rates=(30.0, 36.0),
+        rates=(32.0, 40.0),
+        seconds=60.0,
         shape=_mixed,
     ),
     Load(
         name="switch",
         what="half-way the outputs grow from about 70 to about 700 tokens",
-        rates=(12.0, 15.0),
+        rates=(16.0, 24.0),
+        seconds=90.0,
         shape=_switch,
     ),
     Load(
         name="drift",
         what="outputs grow steadily from 400 to 1200 tokens",
-        rates=(8.0, 10.0),
+        rates=(10.0, 13.0),
+        seconds=90.0,
         shape=_drift,
     ),
     Load(
         name="sharegpt, 8B",
         what="the first load on LLaMA-3-8B: 1000 rows bind before the cache does",
         rates=(110.0,),
+        seconds=40.0,
         shape=_sharegpt,
         device=LLAMA_3_8B,
     ),

@@ -27,9 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "plot"))
 
 import svg
 
-# of arrivals per run
-SECONDS = 40.0
-QUICK_SECONDS = 10.0
+QUICK_SECONDS = 6.0
 # a quick run has a small cache, which few requests fill
 _QUICK_SHARE = 16
 HEADS = (
@@ -65,12 +63,11 @@ class Run:
 def quick(load: Load) -> Load:
     """The same shape on a device with little cache, at the one rate that fills it."""
     device = replace(load.device, slots=load.device.slots // _QUICK_SHARE)
-    return replace(load, device=device, rates=(load.rates[-1] / 4,))
+    return replace(load, device=device, rates=(load.rates[-1] / 4,), seconds=QUICK_SECONDS)
 
 
 def simulate(
     load: Load,
-    seconds: float,
     *,
     policies: Iterable[str] = tuple(POLICIES),
     seed: int = 1,
@@ -78,7 +75,7 @@ def simulate(
 ) -> Iterator[Run]:
     """All rates, each with all `policies`. check: compare the scheduler's books after each turn."""
     for rate in load.rates:
-        requests = load.requests(round(rate * seconds), rate, seed)
+        requests = load.requests(round(rate * load.seconds), rate, seed)
         for name in policies:
             policy = POLICIES[name](load.device.slots, requests)
             outcome = Simulation(requests, policy, load.device, check=check).run()
@@ -93,8 +90,8 @@ def print_runs(runs: Iterator[Run]) -> list[Run]:
             lens = run.requests
             print(
                 f"\n{run.load.name}, {run.rate:g} requests/s: {run.load.what}\n"
-                f"  {len(lens)} requests, prompt {lens.prompt_lens.mean():.0f}, "
-                f"output {lens.output_lens.mean():.0f}, limit {lens.limits.mean():.0f} tokens on "
+                f"  {len(lens)} requests in {run.load.seconds:g} s, "
+                f"prompt {lens.prompt_lens.mean():.0f}, output {lens.output_lens.mean():.0f}, limit {lens.limits.mean():.0f} tokens on "
                 f"average; {run.load.device.name}, {run.load.device.slots} slots\n"
                 f"  {'':<14}" + "".join(f"{head:>11}" for head, _ in HEADS)
             )
@@ -128,7 +125,7 @@ def commit_id() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--seconds", type=float, help="of arrivals, in each run")
+    parser.add_argument("--seconds", type=float, help="of arrivals, instead of the loads' own")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--load", nargs="+", choices=[load.name for load in LOADS])
     parser.add_argument("--json", type=Path, help="write the table's numbers here")
@@ -136,15 +133,16 @@ def main() -> None:
     args = parser.parse_args()
     # every preemption is logged
     logging.disable(logging.INFO)
-    seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS)
     loads = [load for load in LOADS if args.load is None or load.name in args.load]
     loads = [quick(load) for load in loads] if args.quick else loads
+    if args.seconds:
+        loads = [replace(load, seconds=args.seconds) for load in loads]
     devices = {load.device.name: load.device.figures() for load in loads}
-    print(f"commit {commit_id()}, seed {args.seed}, arrivals for {seconds:g} s; {TARGETS}")
+    print(f"commit {commit_id()}, seed {args.seed}; targets: {TARGETS}")
     for figures in devices.values():
         print("device: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     began = time.monotonic()
-    runs = print_runs(run for load in loads for run in simulate(load, seconds, seed=args.seed))
+    runs = print_runs(run for load in loads for run in simulate(load, seed=args.seed))
     total = sum(len(run.requests) for run in runs)
     print(f"\n{len(runs)} runs, {total} requests in {time.monotonic() - began:.0f} s")
     if args.json:
@@ -152,7 +150,7 @@ def main() -> None:
             {"load": run.load.name, "rate": run.rate, "policy": run.policy, **asdict(run.summary)}
             for run in runs
         ]
-        head = {"commit": commit_id(), "seed": args.seed, "seconds": seconds}
+        head = {"commit": commit_id(), "seed": args.seed}
         head |= {"targets": asdict(TARGETS), "devices": list(devices.values())}
         args.json.write_text(json.dumps({**head, "runs": rows}, indent=1) + "\n")
     if args.plot:
