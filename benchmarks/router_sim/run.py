@@ -87,12 +87,13 @@ def print_runs(runs: Iterator[Run]) -> list[Run]:
     done: list[Run] = []
     for run in runs:
         if not done or (done[-1].load, done[-1].rate) != (run.load, run.rate):
-            lens = run.requests
+            lens, device = run.requests, run.load.device
             print(
                 f"\n{run.load.name}, {run.rate:g} requests/s: {run.load.what}\n"
                 f"  {len(lens)} requests in {run.load.seconds:g} s, "
-                f"prompt {lens.prompt_lens.mean():.0f}, output {lens.output_lens.mean():.0f}, limit {lens.limits.mean():.0f} tokens on "
-                f"average; {run.load.device.name}, {run.load.device.slots} slots\n"
+                f"prompt {lens.prompt_lens.mean():.0f}, output {lens.output_lens.mean():.0f}, "
+                f"limit {lens.limits.mean():.0f} tokens on average; "
+                f"{device.name}, {device.slots} slots\n"
                 f"  {'':<14}" + "".join(f"{head:>11}" for head, _ in HEADS)
             )
         cells = "".join(f"{show(run.summary):>11}" for _, show in HEADS)
