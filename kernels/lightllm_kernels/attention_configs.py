@@ -80,6 +80,13 @@ _TABLE: dict[tuple[Op, KVKind, int], tuple[tuple[int, int, int, int], ...]] = {
 }
 
 
+# float32 products have no tensor cores: operands and sums lie in registers, whatever the pool holds
+_FLOAT32: dict[Op, AttentionConfig] = {
+    "decode": AttentionConfig(16, 16, 4, 1),
+    "prefill": AttentionConfig(32, 16, 8, 1),
+}
+
+
 def rows() -> Iterator[tuple[ConfigKey, AttentionConfig]]:
     """Every row of the table."""
     for (op, kv_kind, sm), configs in _TABLE.items():
@@ -101,20 +108,17 @@ def _at_least(value: int, choices: tuple[int, ...]) -> int:
 def _nearest(
     op: Op, dtype: torch.dtype, head_dim: int, group: int, sm: int, plain: bool
 ) -> AttentionConfig:
-    # bytes of a key decide: a float32 one is like a 16-bit one of twice the head dim
-    width = head_dim * 2 if dtype == torch.float32 else head_dim
     key = ConfigKey(
         op,
         "int8" if dtype == torch.int8 else "16bit",
-        _at_least(width, _HEAD_DIMS),
+        _at_least(head_dim, _HEAD_DIMS),
         _at_least(group, _GROUPS),
         # 99 KiB of shared memory on sm_86, sm_89 and sm_120; 227 on sm_90, sm_100 and sm_103
         90 if 90 <= sm < 120 else 80,
     )
     config = _rows_by_key()[key]
     # options take registers that a row has not left
-    halvings = (width > _HEAD_DIMS[-1]) + (op == "prefill" and not plain)
-    return replace(config, block_n=max(16, config.block_n >> halvings))
+    return config if plain else replace(config, block_n=max(16, config.block_n // 2))
 
 
 # what `every_lookup_gives`
@@ -133,11 +137,21 @@ def every_lookup_gives(config: AttentionConfig) -> Iterator[None]:
 
 
 def find_config(
-    op: Op, kv: torch.Tensor, *, head_dim: int, group: int, plain: bool = True
+    op: Op,
+    dtype: torch.dtype,
+    kv: torch.Tensor,
+    *,
+    head_dim: int,
+    group: int,
+    plain: bool = True,
 ) -> AttentionConfig:
-    """The row for a KV pool `kv`, or the nearest one; `plain`: without attention options."""
+    """The row for queries of `dtype` and a KV pool `kv`, or the nearest one; `plain`: without
+    attention options.
+    """
     if _override is not None:
         return _override
+    if dtype == torch.float32:
+        return _FLOAT32[op]
     return _nearest(op, kv.dtype, head_dim, group, compute_capability(kv.device), plain)
 
 

@@ -305,7 +305,9 @@ def _attend_triton(
     num_splits = batch.num_splits or choose_num_splits(
         tokens, kv_heads, batch.max_len, multiprocessors=num_multiprocessors(query.device)
     )
-    config = find_config("decode", kv, head_dim=dim, group=group, plain=options.is_plain)
+    config = find_config(
+        "decode", query.dtype, kv, head_dim=dim, group=group, plain=options.is_plain
+    )
     block_h = min(max(16, triton.next_power_of_2(group)), _MAX_BLOCK_H)
     block_d = max(16, triton.next_power_of_2(dim))
     window = options.window or 0

@@ -366,7 +366,9 @@ def _attend_triton(
         return out
     kv_heads, num_chunks = kv.shape[1] // 2, batch.rows.shape[0]
     group = heads // kv_heads
-    config = find_config("prefill", kv, head_dim=dim, group=group, plain=options.is_plain)
+    config = find_config(
+        "prefill", query.dtype, kv, head_dim=dim, group=group, plain=options.is_plain
+    )
     launch(
         _prefill_attention_kernel,
         (tokens // config.block_m + num_chunks, heads),

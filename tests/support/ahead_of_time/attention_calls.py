@@ -76,7 +76,7 @@ def _model_calls() -> list[Call]:
 
 
 def _float32_calls() -> list[Call]:
-    """Their rows follow from those of 16-bit pools, and their blocks take the most memory."""
+    """Their blocks are the same for all head dims, so the widest ones decide."""
     return [
         _call(
             op,
@@ -88,7 +88,7 @@ def _float32_calls() -> list[Call]:
             splits=_SPLITS[op][-1],
         )
         for op in ("decode", "prefill")
-        for head_dim, pool in ((128, torch.float32), (256, torch.float32), (128, torch.int8))
+        for head_dim, pool in ((128, torch.float32), (256, torch.float32), (256, torch.int8))
     ]
 
 
