@@ -83,7 +83,7 @@ _TABLE: dict[tuple[Op, KVKind, int], tuple[tuple[int, int, int, int], ...]] = {
 # float32 products have no tensor cores: operands and sums lie in registers, whatever the pool holds
 _FLOAT32: dict[Op, AttentionConfig] = {
     "decode": AttentionConfig(16, 16, 4, 1),
-    "prefill": AttentionConfig(32, 16, 8, 1),
+    "prefill": AttentionConfig(16, 16, 8, 1),
 }
 
 
