@@ -77,8 +77,10 @@ class ModelReader:
                 except ValueError:
                     continue
                 if model.errors and not spec.model.uri.startswith("file://"):
-                    # an image stays as it is, all else may be mended
-                    await self._again_later(job, spec, _RECHECK_S)
+                    # an image stays as it is, all else may be mended; a claim is often filled
+                    # beside
+                    is_claim = spec.model.uri.startswith("pvc://")
+                    await self._again_later(job, spec, _RETRY_S if is_claim else _RECHECK_S)
                 noted = {"job": name, **_uid(claim), "report": json.loads(text)}
                 return ModelReading(model, json.dumps(noted))
         return ModelReading(problem=await self._job_problem(job, spec, pods, "CheckFailed"))

@@ -13,9 +13,13 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 ASK = """
 import openai
 client = openai.OpenAI(base_url="http://demo.{namespace}.svc/v1", api_key="none")
-messages = [{{"role": "user", "content": "What is TokenAttention?"}}]
-whole = client.chat.completions.create(model="demo", messages=messages)
-stream = client.chat.completions.create(model="demo", messages=messages, stream=True)
+asked = {{
+    "model": "demo",
+    "messages": [{{"role": "user", "content": "What is TokenAttention?"}}],
+    "temperature": 0,
+}}
+whole = client.chat.completions.create(**asked)
+stream = client.chat.completions.create(**asked, stream=True)
 print(whole.choices[0].message.content)
 print("".join(chunk.choices[0].delta.content or "" for chunk in stream))
 try:

@@ -246,8 +246,9 @@ def test_a_job_whose_pod_is_refused_is_told_after_a_while(cluster, read, spec, s
     ("uri", "seconds", "made_again"),
     [
         ("file:///models/x", 3000, False),
-        ("pvc://models/x", 90, False),
-        ("pvc://models/x", 700, True),
+        ("pvc://models/x", 30, False),
+        ("pvc://models/x", 90, True),
+        ("hf://org/name", 90, False),
         ("hf://org/name", 700, True),
     ],
 )
