@@ -139,7 +139,8 @@ def main() -> None:
     if args.seconds:
         loads = [replace(load, seconds=args.seconds) for load in loads]
     devices = {load.device.name: load.device.figures() for load in loads}
-    print(f"commit {commit_id()}, seed {args.seed}; targets: {TARGETS}")
+    commit = commit_id()
+    print(f"commit {commit}, seed {args.seed}; targets: {TARGETS}")
     for figures in devices.values():
         print("device: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     began = time.monotonic()
@@ -151,7 +152,7 @@ def main() -> None:
             {"load": run.load.name, "rate": run.rate, "policy": run.policy, **asdict(run.summary)}
             for run in runs
         ]
-        head = {"commit": commit_id(), "seed": args.seed}
+        head = {"commit": commit, "seed": args.seed}
         head |= {"targets": asdict(TARGETS), "devices": list(devices.values())}
         args.json.write_text(json.dumps({**head, "runs": rows}, indent=1) + "\n")
     if args.plot:
