@@ -8,12 +8,14 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 # unit tests run in parallel processes: more threads inside each only slow them down
 UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+# a machine that is lent for a check has its own torch and no .venv
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 MODEL_DIR ?= examples/demo-model
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving
-.PHONY: docs install-yaml golden train-demo-model bench-autoscaling bench-operator
+.PHONY: aot-check gpu-check docs install-yaml golden train-demo-model bench-router bench-autoscaling bench-operator
 .PHONY: cluster-up cluster-down e2e
 
 help:  ## show this list
@@ -57,6 +59,9 @@ test: check  ## everything that CI runs: `check`, the tests with real processes,
 test-all: test  ## `test` and the whole matrices
 	$(BIN)/python -m pytest -q -m "whole and not gpu"
 
+aot-check: setup  ## compile every GPU kernel for sm_80 and sm_90, no GPU needed (ONLY=rms_norm, JSON=FILE)
+	PYTHONPATH=tests/support $(BIN)/python -m ahead_of_time $(if $(ONLY),--only "$(ONLY)") $(if $(JSON),--json $(JSON))
+
 serve: setup  ## run the server on the demo model (MODEL_DIR=…, PORT=…)
 	$(BIN)/lightllm-server --model-dir $(MODEL_DIR) --port $(PORT)
 
@@ -68,6 +73,13 @@ demo-down:  ## take back what `demo` made
 
 demo-server: setup  ## the server alone on the demo model: ask it three questions
 	$(BIN)/python scripts/demo/server.py --model-dir $(MODEL_DIR)
+
+gpu-check:  ## on a GPU: STAGE=kernels, engine or bench (all), results in OUT or docs/benchmarks; DRY_RUN=1: on the CPU
+	@for stage in $(or $(STAGE),kernels engine bench); do \
+	  $(GPU_PYTHON) scripts/gpu_check $$stage $(if $(DRY_RUN),--dry-run); done
+
+bench-router: setup  ## admission policies beside each other, simulated with the real scheduler (JSON=FILE, PLOT=FILE to keep)
+	$(BIN)/python benchmarks/router_sim/run.py $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))
 
 bench: bench-serving  ## the CPU benchmarks beside their peers
 

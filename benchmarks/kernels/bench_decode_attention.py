@@ -1,93 +1,215 @@
-"""Decode attention over scattered slots, all layers of a step, beside gather + SDPA.
+"""Decode attention over scattered slots, several layers, beside torch's own attention.
 
     .venv/bin/python benchmarks/kernels/bench_decode_attention.py
 
-Prints ms per step, and GB/s of keys and values read against what a copy reaches on this machine.
+On a GPU the peers are SDPA's backends over contiguous keys and values, on the CPU a padded gather
+and SDPA, and the reference. GB/s counts keys and values read; a copy's GB/s what it reads and
+writes.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from measure import best_ms, copy_gb_per_s, require_passing
+from device_time import copy_gb_per_s, median_ms
+from measure import require_passing
+from sdpa_peers import sdpa_ms
 from torch.nn import functional
 
 from lightllm_kernels.attention_batch import make_decode_batch
 from lightllm_kernels.decode_attention import decode_attention, decode_attention_reference
+from lightllm_kernels.triton_launch import triton_everywhere
 from lightllm_kernels.workspace import Workspace
 from lightllm_kernels.write_kv import quantise
 
-LAYERS, HEADS, KV_HEADS, DIM, SLOTS = 12, 12, 4, 64, 32768
-# name -> rows, shortest, longest
-LENGTHS = {
-    "16 rows of 80-330": (16, 80, 330),
-    "16 rows of 1500": (16, 1500, 1500),
-    "1 row of 200": (1, 200, 200),
-}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Rows of `shortest` to `longest` tokens; all layers together exceed the caches."""
+
+    name: str
+    rows: int
+    shortest: int
+    longest: int
+    heads: int
+    kv_heads: int
+    dim: int
+    layers: int
+    dtype: torch.dtype
+
+    def num_bytes(self, lens: list[int]) -> int:
+        return sum(lens) * 2 * self.kv_heads * self.dim * self.dtype.itemsize * self.layers
+
+
+_LLAMA_3 = {"heads": 32, "kv_heads": 8, "dim": 128, "dtype": torch.bfloat16}
+_LLAMA = {"heads": 32, "kv_heads": 32, "dim": 128, "dtype": torch.float16}
+_SMALL = {"heads": 12, "kv_heads": 4, "dim": 64, "dtype": torch.float32, "layers": 12}
+GPU_CASES = (
+    Case(name="8B, 1 row of 2k", rows=1, shortest=2048, longest=2048, layers=32, **_LLAMA_3),
+    Case(name="8B, 1 row of 32k", rows=1, shortest=32768, longest=32768, layers=8, **_LLAMA_3),
+    Case(name="8B, 32 rows of 2k", rows=32, shortest=2048, longest=2048, layers=4, **_LLAMA_3),
+    Case(name="8B, 256 rows of 1k", rows=256, shortest=1024, longest=1024, layers=2, **_LLAMA_3),
+    Case(name="8B, 256 rows of 16-2k", rows=256, shortest=16, longest=2048, layers=2, **_LLAMA_3),
+    Case(name="7B, 32 rows of 2k", rows=32, shortest=2048, longest=2048, layers=2, **_LLAMA),
+    Case(name="7B, 128 rows of 16-1k", rows=128, shortest=16, longest=1024, layers=2, **_LLAMA),
+)
+CPU_CASES = (
+    Case(name="125M, 16 rows of 80-330", rows=16, shortest=80, longest=330, **_SMALL),
+    Case(name="125M, 16 rows of 1500", rows=16, shortest=1500, longest=1500, **_SMALL),
+    Case(name="125M, 1 row of 200", rows=1, shortest=200, longest=200, **_SMALL),
+)
+_TINY = {"heads": 2, "kv_heads": 1, "dim": 16, "layers": 1, "dtype": torch.float32}
+TINY_CASES = (
+    Case(name="tiny, 2 rows of 9", rows=2, shortest=9, longest=9, **_TINY),
+    Case(name="tiny, 3 rows of 1-70", rows=3, shortest=1, longest=70, **_TINY),
+)
 
 
 class Setup:
     """Pools, a request table in no order, and a query."""
 
-    def __init__(self, rows: int, shortest: int, longest: int) -> None:
+    def __init__(self, case: Case, device: torch.device) -> None:
         rng = random.Random(0)
-        self.lens = [rng.randint(shortest, longest) for _ in range(rows)]
-        self.table = torch.randperm(SLOTS, dtype=torch.int32).view(16, -1)
-        self.query = torch.randn(rows, HEADS, DIM)
-        self.kv = [torch.randn(SLOTS + 1, 2 * KV_HEADS, DIM) for _ in range(LAYERS)]
-        self.quantised = [quantise(kv) for kv in self.kv]
-        self.workspace = Workspace()
-        longest_len = max(self.lens)
-        slots = self.table[:rows, :longest_len].long()
-        padding = torch.arange(longest_len) >= torch.tensor(self.lens).unsqueeze(1)
-        self.padded = slots.masked_fill(padding, SLOTS).view(-1)
-        self.visible = ~padding.view(rows, 1, 1, -1)
+        torch.manual_seed(0)
+        self.case, self.device = case, device
+        self.lens = [rng.randint(case.shortest, case.longest) for _ in range(case.rows)]
+        slots = case.rows * case.longest
+        self.table = torch.randperm(slots, dtype=torch.int32).view(case.rows, -1).to(device)
+        shape = (slots + 1, 2 * case.kv_heads, case.dim)
+        self.kv = [torch.randn(shape, device=device).to(case.dtype) for _ in range(case.layers)]
+        self.int8_kv = [quantise(kv) for kv in self.kv]
+        self.query = torch.randn(case.rows, case.heads, case.dim, device=device).to(case.dtype)
+        self.out = torch.empty_like(self.query)
+        self.workspace = Workspace(device)
+        self.scale = case.dim**-0.5
+        self.batch = self.make_batch()
+
+    def make_batch(self) -> Any:
+        slots = self.table.numel()
+        return make_decode_batch(self.table, range(self.case.rows), self.lens, padding_slot=slots)
 
     def ours(self, int8: bool) -> None:
-        """What a step does, the index work of its first layer included."""
-        rows = list(range(len(self.lens)))
-        batch = make_decode_batch(self.table, rows, self.lens, padding_slot=SLOTS)
-        for layer in range(LAYERS):
-            kv, scales = self.quantised[layer] if int8 else (self.kv[layer], None)
+        """What a step does; on the CPU the index work of its first layer included."""
+        # on a GPU the copies of a new batch cannot be recorded, and a step makes them before
+        batch = self.make_batch() if self.device.type == "cpu" else self.batch
+        for layer in range(self.case.layers):
+            kv, scales = self.int8_kv[layer] if int8 else (self.kv[layer], None)
             decode_attention(
-                self.query, kv, scales, self.table, batch, scale=0.125, workspace=self.workspace
+                self.query,
+                kv,
+                scales,
+                self.table,
+                batch,
+                scale=self.scale,
+                workspace=self.workspace,
+                out=self.out,
             )
+
+    def check(self, int8: bool) -> None:
+        """Refuse to time what is wrong."""
+        self.ours(int8)
+        kv, scales = self.int8_kv[-1] if int8 else (self.kv[-1], None)
+        expected = decode_attention_reference(
+            self.query, kv, scales, self.table, self.batch, scale=self.scale
+        )
+        error = float((self.out.float() - expected.float()).abs().max())
+        assert error < 0.02, f"{self.case.name}: off by {error}"
 
     def gather_and_sdpa(self) -> None:
         """Padded gather into a kept workspace, then SDPA with the GQA group as query rows."""
-        rows, length = len(self.lens), max(self.lens)
+        case, length = self.case, max(self.lens)
+        lens = torch.tensor(self.lens).unsqueeze(1)
+        padding = torch.arange(length) >= lens
+        slots = self.table[:, :length].long().masked_fill(padding, self.table.numel()).view(-1)
+        shape = (case.rows * length, 2 * case.kv_heads, case.dim)
         for kv in self.kv:
-            states = self.workspace.take("states", (rows * length, 2 * KV_HEADS, DIM), kv.dtype)
-            torch.index_select(kv, 0, self.padded, out=states)
-            key, value = states.view(rows, length, -1, DIM).transpose(1, 2).chunk(2, 1)
-            query = self.query.view(rows, KV_HEADS, -1, DIM)
-            functional.scaled_dot_product_attention(query, key, value, attn_mask=self.visible)
+            states = self.workspace.take("states", shape, kv.dtype)
+            torch.index_select(kv, 0, slots, out=states)
+            key, value = states.view(case.rows, length, -1, case.dim).transpose(1, 2).chunk(2, 1)
+            query = self.query.view(case.rows, case.kv_heads, -1, case.dim)
+            visible = ~padding.view(case.rows, 1, 1, -1)
+            functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
 
     def reference(self) -> None:
-        rows = list(range(len(self.lens)))
-        batch = make_decode_batch(self.table, rows, self.lens, padding_slot=SLOTS)
         for kv in self.kv:
-            decode_attention_reference(self.query, kv, None, self.table, batch, scale=0.125)
+            decode_attention_reference(
+                self.query, kv, None, self.table, self.batch, scale=self.scale
+            )
+
+    def dense_layers(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The same pools read as contiguous keys and values of equal rows."""
+        case = self.case
+        halves = [kv[:-1].view(case.rows, case.longest, 2, -1, case.dim) for kv in self.kv]
+        return [
+            (half[:, :, 0].transpose(1, 2).contiguous(), half[:, :, 1].transpose(1, 2).contiguous())
+            for half in halves
+        ]
+
+
+def _peers_ms(setup: Setup, repeats: int) -> dict[str, float]:
+    peers = {}
+    if setup.device.type == "cpu":
+        forms: dict[str, Callable[[], None]] = {
+            "gather + SDPA": setup.gather_and_sdpa,
+            "reference": setup.reference,
+        }
+        peers = {name: median_ms(f, setup.device, repeats=repeats) for name, f in forms.items()}
+    if setup.case.shortest == setup.case.longest:
+        query = setup.query.unsqueeze(2)
+        peers |= sdpa_ms(query, setup.dense_layers(), repeats=repeats)
+    return peers
+
+
+def run(device: torch.device, tiny: bool) -> list[dict[str, Any]]:
+    """One row per case: ms of all layers for us and each peer, ratio = the best peer's ms / ours,
+    our GB/s and the copy's of this run. `tiny`: only to see that it runs, also interpreted.
+    """
+    cases = TINY_CASES if tiny else GPU_CASES if device.type == "cuda" else CPU_CASES
+    repeats = 1 if tiny else 30
+    copy = copy_gb_per_s(device, num_bytes=2**12 if tiny else 2**30, repeats=repeats)
+    rows = []
+    with torch.inference_mode(), triton_everywhere() if tiny else nullcontext():
+        for case in cases:
+            setup = Setup(case, device)
+            setup.check(int8=False)
+            setup.check(int8=True)
+            ours = median_ms(lambda s=setup: s.ours(False), device, repeats=repeats)
+            int8 = median_ms(lambda s=setup: s.ours(True), device, repeats=repeats)
+            peers = _peers_ms(setup, repeats)
+            gb_per_s = case.num_bytes(setup.lens) / ours / 1e6
+            rows.append(
+                {
+                    "name": case.name,
+                    "ours_ms": ours,
+                    "int8_ms": int8,
+                    "peers_ms": peers,
+                    "ratio": min(peers.values()) / ours if peers else None,
+                    "int8_speedup": ours / int8,
+                    "gb_per_s": gb_per_s,
+                    "copy_gb_per_s": copy,
+                    "of_copy": gb_per_s / copy,
+                }
+            )
+            del setup
+    return rows
 
 
 def main() -> None:
     require_passing("test_attention.py")
-    print(f"{torch.get_num_threads()} threads; a copy moves {copy_gb_per_s():.1f} GB/s")
-    with torch.inference_mode():
-        for name, shape in LENGTHS.items():
-            setup = Setup(*shape)
-            num_bytes = sum(setup.lens) * 2 * KV_HEADS * DIM * 4 * LAYERS
-            for label, function, size in (
-                ("ours, float32", lambda s=setup: s.ours(False), num_bytes),
-                ("ours, int8 KV", lambda s=setup: s.ours(True), num_bytes / 4),
-                ("gather + SDPA", setup.gather_and_sdpa, num_bytes),
-                ("reference", setup.reference, num_bytes),
-            ):
-                ms = best_ms(function, 1.5)
-                print(
-                    f"{name:20s} {label:14s} {ms:8.2f} ms  {size / ms / 1e6:6.2f} GB/s", flush=True
-                )
+    require_passing("test_triton_attention.py")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for row in run(device, tiny=False):
+        peers = "  ".join(f"{name} {ms:.3f}" for name, ms in row["peers_ms"].items())
+        print(
+            f"{row['name']:24s} ours {row['ours_ms']:8.3f} ms  {row['gb_per_s']:7.1f} GB/s = "
+            f"{row['of_copy']:.0%} of a copy's  int8 KV {row['int8_ms']:8.3f} ms  {peers}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

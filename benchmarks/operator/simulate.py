@@ -11,13 +11,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 
-import svg
 from policies import POLICIES
 from service import DURATION_S, Outcome, Profile, Spreading, run
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "plot"))
+
+import svg
 
 SPREADINGS: tuple[Spreading, ...] = ("least-loaded", "random")
 PLOTTED = "step"

@@ -2,31 +2,44 @@
 
 softmax(scale · q kᵀ) v per query head; query head h reads KV head h // (H/G).
 
-CPU form: no key or value is copied, padded or repeated. A sampled sparse product makes the scores
-of all requests and heads straight from the pool's slots, softmax runs over spans of similar length,
-and a weighted embedding bag sums the values (measured on two cores: less than half the time of
-gathering into a kept workspace and SDPA). An int8, bfloat16 or float16 pool is first gathered into
-a float32 workspace. Other devices: padded gather and SDPA.
+Triton: split-KV flash decoding (Dao et al., 2023). A program takes one row, one KV head and one
+part of the context, with the GQA group as the query rows of its products, so that a key is read
+once; a second kernel combines the parts. The number of parts is chosen on the host and a part's
+length on the device, so the launch can be recorded in a CUDA graph and replayed as contexts grow.
+int8 pools are read as such; scales are applied to scores and probabilities.
+
+CPU form: `cpu_decode_attention`; with options other than the default it is the reference.
 """
 
 from __future__ import annotations
 
 import torch
-from torch.nn import functional
+import triton
+import triton.language as tl
 
 from lightllm_kernels.attention_batch import DecodeBatch
-from lightllm_kernels.checks import require, require_rows, require_shape
-from lightllm_kernels.cpu_decode_plan import (
-    CpuDecodePlan,
-    DecodePlanKey,
-    make_cpu_decode_plan,
-    plan_bytes_per_token,
+from lightllm_kernels.attention_configs import find_config
+from lightllm_kernels.attention_options import (
+    INT8_P_SCALE,
+    LOG2_E,
+    PLAIN,
+    AttentionOptions,
+    adjust,
+    adjust_in_base_2,
 )
-from lightllm_kernels.gather_kv import gather_kv, gathered_bytes_per_token
+from lightllm_kernels.checks import require, require_pool, require_rows, require_shape
+from lightllm_kernels.cpu_decode_attention import attend_sparse
+from lightllm_kernels.decode_splits import choose_num_splits, num_multiprocessors
+from lightllm_kernels.triton_launch import launch, runs_triton
 from lightllm_kernels.workspace import Workspace
 from lightllm_kernels.write_kv import dequantise
 
-__all__ = ["decode_attention", "decode_attention_reference", "decode_bytes_per_token"]
+__all__ = ["decode_attention", "decode_attention_reference"]
+
+# query heads of one program: more would not fit its registers
+_MAX_BLOCK_H = 64
+# splits combined at once
+_BLOCK_S = 16
 
 
 def decode_attention_reference(
@@ -37,21 +50,203 @@ def decode_attention_reference(
     batch: DecodeBatch,
     *,
     scale: float,
+    options: AttentionOptions = PLAIN,
 ) -> torch.Tensor:
     """As `decode_attention`, from `req_to_slots` and the batch's tensors alone; float32, one
     request at a time.
     """
-    out = torch.empty_like(query)
+    out = torch.zeros_like(query)
     group = query.shape[1] // (kv.shape[1] // 2)
+    slopes = None if options.alibi_slopes is None else options.alibi_slopes.unsqueeze(1)
     for index, (row, length) in enumerate(
         zip(batch.rows.tolist(), batch.seq_lens.tolist(), strict=True)
     ):
+        if not length:
+            continue
         slots = req_to_slots[row, :length].long()
         states = kv[slots].float() if kv_scales is None else dequantise(kv[slots], kv_scales[slots])
         key, value = states.repeat_interleave(group, dim=1).chunk(2, dim=1)
         scores = torch.einsum("hd,lhd->hl", query[index].float(), key) * scale
-        out[index] = torch.einsum("hl,lhd->hd", scores.softmax(-1), value).to(out.dtype)
+        distance = torch.arange(length - 1, -1, -1, device=kv.device)
+        weights = adjust(scores, distance, slopes, options).softmax(-1)
+        out[index] = torch.einsum("hl,lhd->hd", weights, value).to(out.dtype)
     return out
+
+
+@triton.jit
+def _split_bounds(seq_len, num_splits, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Where the splits of a row begin, and the tokens of each but the last."""
+    first = 0
+    if WINDOW > 0:
+        first = tl.maximum(seq_len - WINDOW, 0) // BLOCK_N * BLOCK_N
+    blocks = tl.cdiv(tl.cdiv(seq_len - first, num_splits), BLOCK_N)
+    return first, tl.maximum(blocks, 1) * BLOCK_N
+
+
+# scalars that change between steps must not compile anew
+@triton.jit(
+    do_not_specialize=["num_splits", "kv_heads", "group"],
+    do_not_specialize_on_alignment=["rows_ptr", "seq_lens_ptr"],
+)
+def _decode_split_kernel(
+    query_ptr,
+    kv_ptr,
+    kv_scales_ptr,
+    req_to_slots_ptr,
+    rows_ptr,
+    seq_lens_ptr,
+    slopes_ptr,
+    out_ptr,
+    lse_ptr,
+    scale,
+    num_splits,
+    kv_heads,
+    group,
+    stride_query_token,
+    stride_query_head,
+    stride_kv_slot,
+    stride_kv_head,
+    stride_scales_slot,
+    stride_req_to_slots_row,
+    stride_out_token,
+    stride_out_head,
+    stride_out_split,
+    stride_lse_token,
+    stride_lse_head,
+    WINDOW: tl.constexpr,
+    SOFT_CAP: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One split of one row for up to BLOCK_H query heads of one KV head; with `lse_ptr` None the
+    only split, whose result is final.
+    """
+    head_blocks = tl.cdiv(group, BLOCK_H)
+    kv_head = (tl.program_id(0) // head_blocks).to(tl.int64)
+    token = tl.program_id(1).to(tl.int64)
+    split = tl.program_id(2)
+    seq_len = tl.load(seq_lens_ptr + token)
+    first, length = _split_bounds(seq_len, num_splits, WINDOW, BLOCK_N)
+    begin = first + split * length
+    end = tl.minimum(begin + length, seq_len)
+    # nested: a constant and a device value cannot be joined by `and`
+    if lse_ptr is not None:  # noqa: SIM102
+        if begin >= end:
+            return
+
+    offs_h = (tl.program_id(0) % head_blocks) * BLOCK_H + tl.arange(0, BLOCK_H)
+    offs_d = tl.arange(0, BLOCK_D)
+    mask_h, mask_d = offs_h < group, offs_d < HEAD_DIM
+    mask_q = mask_h[:, None] & mask_d[None, :]
+    heads = kv_head * group + offs_h
+    offs_q = heads[:, None] * stride_query_head + offs_d[None, :]
+    query = tl.load(query_ptr + token * stride_query_token + offs_q, mask=mask_q, other=0.0)
+    slopes = None
+    if slopes_ptr is not None:
+        slopes = tl.load(slopes_ptr + heads, mask=mask_h, other=0.0)
+    row = tl.load(rows_ptr + token).to(tl.int64)
+    slots_ptr = req_to_slots_ptr + row * stride_req_to_slots_row
+    key_ptr = kv_ptr + kv_head * stride_kv_head
+    value_ptr = key_ptr + kv_heads.to(tl.int64) * stride_kv_head
+    plain: tl.constexpr = SOFT_CAP == 0 and slopes_ptr is None
+
+    top = tl.full([BLOCK_H], -1.0e30, tl.float32)
+    total = tl.zeros([BLOCK_H], tl.float32)
+    acc = tl.zeros([BLOCK_H, BLOCK_D], tl.float32)
+    for start in tl.range(begin, end, BLOCK_N):
+        offs_n = start + tl.arange(0, BLOCK_N)
+        mask_n = offs_n < end
+        if WINDOW > 0:
+            mask_n = mask_n & (offs_n >= seq_len - WINDOW)
+        mask_kv = mask_n[:, None]
+        if BLOCK_D != HEAD_DIM:
+            mask_kv = mask_kv & mask_d[None, :]
+        slots = tl.load(slots_ptr + offs_n, mask=mask_n, other=0).to(tl.int64)
+        offs_kv = slots[:, None] * stride_kv_slot + offs_d[None, :]
+        key = tl.load(key_ptr + offs_kv, mask=mask_kv, other=0)
+        value = tl.load(value_ptr + offs_kv, mask=mask_kv, other=0)
+        scores = tl.dot(query, tl.trans(key.to(query.dtype)), input_precision="ieee") * scale
+        if kv_scales_ptr is not None:
+            scales_ptr = kv_scales_ptr + slots * stride_scales_slot + kv_head
+            scores *= tl.load(scales_ptr, mask=mask_n, other=0.0).to(tl.float32)[None, :]
+        if plain:
+            scores *= LOG2_E
+        else:
+            distance = (seq_len - 1 - offs_n)[None, :]
+            scores = adjust_in_base_2(scores, distance, slopes, SOFT_CAP)
+        scores = tl.where(mask_n[None, :], scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        decay = tl.exp2(top - new_top)
+        p = tl.exp2(scores - new_top[:, None])
+        total = total * decay + tl.sum(p, 1)
+        if kv_scales_ptr is not None:
+            value_scales = tl.load(scales_ptr + kv_heads, mask=mask_n, other=0.0).to(tl.float32)
+            p *= (value_scales * INT8_P_SCALE)[None, :]
+        acc = acc * decay[:, None]
+        acc = tl.dot(p.to(query.dtype), value.to(query.dtype), acc, input_precision="ieee")
+        top = new_top
+
+    divisor = tl.where(total > 0, total, 1.0)
+    if lse_ptr is not None:
+        lse_ptrs = lse_ptr + token * stride_lse_token + heads * stride_lse_head + split
+        tl.store(lse_ptrs, top + tl.log2(divisor), mask=mask_h)
+    if kv_scales_ptr is not None:
+        divisor *= INT8_P_SCALE
+    offs_out = heads[:, None] * stride_out_head + offs_d[None, :]
+    out_ptrs = out_ptr + token * stride_out_token + split.to(tl.int64) * stride_out_split + offs_out
+    tl.store(out_ptrs, (acc / divisor[:, None]).to(out_ptr.dtype.element_ty), mask=mask_q)
+
+
+@triton.jit(do_not_specialize=["num_splits"], do_not_specialize_on_alignment=["seq_lens_ptr"])
+def _combine_splits_kernel(
+    partial_ptr,
+    lse_ptr,
+    seq_lens_ptr,
+    out_ptr,
+    num_splits,
+    stride_partial_token,
+    stride_partial_head,
+    stride_lse_token,
+    stride_lse_head,
+    stride_out_token,
+    stride_out_head,
+    WINDOW: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """One query head of one row: the splits' results weighted by 2^lse. BLOCK_N: as the splits."""
+    head, token = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    seq_len = tl.load(seq_lens_ptr + token)
+    first, length = _split_bounds(seq_len, num_splits, WINDOW, BLOCK_N)
+    used = tl.cdiv(seq_len - first, length)
+    partial_ptr += token * stride_partial_token + head * stride_partial_head
+    lse_ptr += token * stride_lse_token + head * stride_lse_head
+    offs_d = tl.arange(0, BLOCK_D)
+    mask_d = offs_d < HEAD_DIM
+    top, total = tl.full([1], -1.0e30, tl.float32), tl.zeros([1], tl.float32)
+    acc = tl.zeros([BLOCK_D], tl.float32)
+    for start in tl.range(0, used, BLOCK_S):
+        offs_s = start + tl.arange(0, BLOCK_S)
+        mask_s = offs_s < used
+        lse = tl.load(lse_ptr + offs_s, mask=mask_s, other=float("-inf"))
+        partial = tl.load(
+            partial_ptr + offs_s[:, None] * HEAD_DIM + offs_d[None, :],
+            mask=mask_s[:, None] & mask_d[None, :],
+            other=0.0,
+        )
+        new_top = tl.maximum(top, tl.max(lse, 0))
+        weights = tl.exp2(lse - new_top)
+        decay = tl.exp2(top - new_top)
+        acc = acc * decay + tl.sum(partial * weights[:, None], 0)
+        total = total * decay + tl.sum(weights, 0)
+        top = new_top
+    out_ptrs = out_ptr + token * stride_out_token + head * stride_out_head + offs_d
+    result = acc / tl.where(total > 0, total, 1.0)
+    tl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=mask_d)
 
 
 def decode_attention(
@@ -64,10 +259,11 @@ def decode_attention(
     scale: float,
     workspace: Workspace,
     out: torch.Tensor | None = None,
+    options: AttentionOptions = PLAIN,
 ) -> torch.Tensor:
     """Attend the step's decode tokens.
 
-    query: [B, H, D] model dtype
+    query: [B, H, D] model dtype, D <= 256
     kv: [S+1, 2G, D] model dtype or int8, already holding each row's current key and value
     kv_scales: [S+1, 2G] float16, None unless kv is int8
     req_to_slots: [R, M] int32, as it was when `batch` was made
@@ -77,104 +273,101 @@ def decode_attention(
     require_shape("query", query, batch.num_tokens, -1, kv.shape[2])
     heads, groups = query.shape[1], kv.shape[1] // 2
     require(heads % groups == 0, f"{heads} query heads are no multiple of {groups} KV heads")
+    options.check(heads)
     if out is None:
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    attend = _attend_sparse if query.device.type == "cpu" else _attend_padded
-    return attend(query, kv, kv_scales, req_to_slots, batch, scale, workspace, out)
+    arguments = (query, kv, kv_scales, req_to_slots, batch)
+    if runs_triton(query):
+        return _attend_triton(*arguments, scale, workspace, out, options)
+    if options.is_plain:
+        return attend_sparse(*arguments, scale, workspace, out)
+    return out.copy_(decode_attention_reference(*arguments, scale=scale, options=options))
 
 
-def decode_bytes_per_token(heads: int, groups: int, dim: int, kv_dtype: torch.dtype) -> int:
-    """Bytes that the CPU form takes for each token of the requests' contexts, in one layer; the
-    layers share them.
-
-    heads: H, groups: G, dim: D, kv_dtype: of the pool
-    """
-    key = _plan_key(heads, groups, kv_dtype)
-    size = plan_bytes_per_token(key)
-    if key.gathered:
-        size += gathered_bytes_per_token(groups, dim, kv_dtype, torch.float32)
-    return size
-
-
-def _plan_key(heads: int, groups: int, kv_dtype: torch.dtype) -> DecodePlanKey:
-    # the sampled product reads float32 only
-    return DecodePlanKey(heads, groups, gathered=kv_dtype != torch.float32)
-
-
-def _cpu_plan(
-    heads: int, kv: torch.Tensor, req_to_slots: torch.Tensor, batch: DecodeBatch
-) -> CpuDecodePlan:
-    key = _plan_key(heads, kv.shape[1] // 2, kv.dtype)
-    plan = batch.cpu_plans.get(key)
-    if plan is None:
-        plan = make_cpu_decode_plan(
-            key, req_to_slots, batch.rows, batch.lens, padding_slot=batch.padding_slot
+def _attend_triton(
+    query: torch.Tensor,
+    kv: torch.Tensor,
+    kv_scales: torch.Tensor | None,
+    req_to_slots: torch.Tensor,
+    batch: DecodeBatch,
+    scale: float,
+    workspace: Workspace,
+    out: torch.Tensor,
+    options: AttentionOptions,
+) -> torch.Tensor:
+    """Waits for nothing on the device, and allocates nothing once the workspace has grown."""
+    tokens, heads, dim = query.shape
+    require_pool(query, kv, kv_scales)
+    if not tokens:
+        return out
+    kv_heads = kv.shape[1] // 2
+    group = heads // kv_heads
+    num_splits = batch.num_splits or choose_num_splits(
+        tokens, kv_heads, batch.max_len, multiprocessors=num_multiprocessors(query.device)
+    )
+    config = find_config(
+        "decode", query.dtype, kv, head_dim=dim, group=group, plain=options.is_plain
+    )
+    block_h = min(max(16, triton.next_power_of_2(group)), _MAX_BLOCK_H)
+    block_d = max(16, triton.next_power_of_2(dim))
+    window = options.window or 0
+    # [B, H, splits, D]; the only split writes the result itself
+    partial = out.unsqueeze(2)
+    lse: torch.Tensor | None = None
+    lse_strides: tuple[int, ...] = (0, 0)
+    if num_splits > 1:
+        partial = workspace.take("decode_splits", (tokens, heads, num_splits, dim), torch.float32)
+        lse = workspace.take("decode_split_lse", (tokens, heads, num_splits), torch.float32)
+        lse_strides = lse.stride()[:2]
+    launch(
+        _decode_split_kernel,
+        (kv_heads * triton.cdiv(group, block_h), tokens, num_splits),
+        query,
+        kv,
+        kv_scales,
+        req_to_slots,
+        batch.rows,
+        batch.seq_lens,
+        options.alibi_slopes,
+        partial,
+        lse,
+        scale,
+        num_splits,
+        kv_heads,
+        group,
+        *query.stride()[:2],
+        *kv.stride()[:2],
+        0 if kv_scales is None else kv_scales.stride(0),
+        req_to_slots.stride(0),
+        *partial.stride()[:3],
+        *lse_strides,
+        WINDOW=window,
+        SOFT_CAP=options.soft_cap or 0.0,
+        HEAD_DIM=dim,
+        BLOCK_D=block_d,
+        BLOCK_H=block_h,
+        BLOCK_N=config.block_n,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    if lse is not None:
+        launch(
+            _combine_splits_kernel,
+            (heads, tokens),
+            partial,
+            lse,
+            batch.seq_lens,
+            out,
+            num_splits,
+            *partial.stride()[:2],
+            *lse_strides,
+            *out.stride()[:2],
+            WINDOW=window,
+            HEAD_DIM=dim,
+            BLOCK_D=block_d,
+            BLOCK_N=config.block_n,
+            BLOCK_S=_BLOCK_S,
+            num_warps=2 if block_d <= 128 else 4,
+            num_stages=1,
         )
-        batch.cpu_plans[key] = plan
-    return plan
-
-
-def _attend_sparse(
-    query: torch.Tensor,
-    kv: torch.Tensor,
-    kv_scales: torch.Tensor | None,
-    req_to_slots: torch.Tensor,
-    batch: DecodeBatch,
-    scale: float,
-    workspace: Workspace,
-    out: torch.Tensor,
-) -> torch.Tensor:
-    heads, groups, dim = query.shape[1], kv.shape[1] // 2, kv.shape[2]
-    plan = _cpu_plan(heads, kv, req_to_slots, batch)
-    states = kv
-    if plan.slots is not None:
-        states = gather_kv(kv, kv_scales, plan.slots, workspace, torch.float32)
-    pool_heads = states.view(-1, dim)
-    ordered = query if plan.order is None else query.index_select(0, plan.order)
-    torch.sparse.sampled_addmm(
-        plan.scores,
-        ordered.reshape(-1, dim).float(),
-        pool_heads.t(),
-        beta=0.0,
-        alpha=scale,
-        out=plan.scores,
-    )
-    if plan.mask is not None:
-        plan.values.add_(plan.mask)
-    for scores, weights in plan.softmaxes:
-        torch.softmax(scores, -1, out=weights)
-    # value heads lie G rows after their key heads, so the keys' columns serve again
-    summed: torch.Tensor = torch.ops.aten._embedding_bag_forward_only.default(
-        pool_heads[groups:], plan.columns, plan.offsets, False, 0, False, plan.weights, True
-    )[0].view(-1, heads, dim)
-    if plan.order is None:
-        return out.copy_(summed)
-    return out.index_copy_(0, plan.order, summed.to(out.dtype))
-
-
-def _attend_padded(
-    query: torch.Tensor,
-    kv: torch.Tensor,
-    kv_scales: torch.Tensor | None,
-    req_to_slots: torch.Tensor,
-    batch: DecodeBatch,
-    scale: float,
-    workspace: Workspace,
-    out: torch.Tensor,
-) -> torch.Tensor:
-    """Waits for nothing on the device."""
-    size, heads, dim = query.shape
-    groups = kv.shape[1] // 2
-    slots = req_to_slots[:, : batch.max_len].index_select(0, batch.rows).long()
-    visible = torch.arange(batch.max_len, device=kv.device) < batch.seq_lens.unsqueeze(1)
-    slots = torch.where(visible, slots, batch.padding_slot)
-    states = gather_kv(kv, kv_scales, slots.view(-1), workspace, query.dtype)
-    key, value = states.view(size, batch.max_len, 2 * groups, dim).transpose(1, 2).chunk(2, 1)
-    result = functional.scaled_dot_product_attention(
-        query.reshape(size, groups, -1, dim),
-        key,
-        value,
-        attn_mask=visible.view(size, 1, 1, -1),
-        scale=scale,
-    )
-    return out.copy_(result.reshape(size, heads, dim))
+    return out

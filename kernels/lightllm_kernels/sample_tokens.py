@@ -4,6 +4,11 @@ argmax.
 Each filter is a threshold on the scores, so tokens that tie with the last kept one are all kept (as
 in transformers' top-k) and the result does not depend on how a sort breaks ties. Of equal logits a
 greedy row takes the lowest id.
+
+On a GPU no row is sorted: `score_limits` finds the thresholds, then every block of a row offers its
+best (score, id) as one 64-bit number, and the highest offer wins. Equal logits, seed and position
+give the token that the CPU form chooses, but where two sums of probabilities or two noisy scores
+are equal within rounding.
 """
 
 from __future__ import annotations
@@ -12,9 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import triton
+import triton.language as tl
 
-from lightllm_kernels.checks import require_shape
-from lightllm_kernels.token_noise import gumbel_noise
+from lightllm_kernels.checks import require, require_rows, require_shape
+from lightllm_kernels.score_limits import order_key, score_limits
+from lightllm_kernels.token_noise import gumbel_noise, gumbel_of, noise_keys
+from lightllm_kernels.triton_launch import launch, runs_triton
 
 __all__ = ["RandomRows", "make_random_rows", "sample_tokens"]
 
@@ -22,6 +31,9 @@ __all__ = ["RandomRows", "make_random_rows", "sample_tokens"]
 _FIRST_CANDIDATES = 256
 # more than top-k asks for, so that tokens that tie with the last one are seen too
 _SPARE_CANDIDATES = 32
+# tokens of a row that one program looks at, 16 a thread; random rows that it compares its row with
+_BLOCK, _BLOCK_ROWS, _NUM_WARPS = 2048, 128, 4
+_LAST_ID = tl.constexpr(2**31 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,120 @@ def make_random_rows(
     )
 
 
+@triton.jit(do_not_specialize=["num_random"])
+def _offers_kernel(
+    logits_ptr,
+    offers_ptr,
+    rows_ptr,
+    temperature_ptr,
+    limits_ptr,
+    seeds_ptr,
+    positions_ptr,
+    vocab,
+    num_random,
+    stride_logits_row,
+    stride_offers_row,
+    HAS_RANDOM: tl.constexpr,
+    HAS_LIMITS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+):
+    """The best token of one block of a row: the key of its score, then its id, lower ones first."""
+    row = tl.program_id(0).to(tl.int64)
+    offs = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = offs < vocab
+    logit_ptrs = logits_ptr + row * stride_logits_row + offs
+    scores = tl.load(logit_ptrs, mask=mask, other=float("-inf"))
+    if HAS_RANDOM:
+        index = _index_of(rows_ptr, row, num_random, BLOCK_ROWS)
+        if index >= 0:
+            scores = tl.div_rn(scores, tl.load(temperature_ptr + index) + tl.zeros_like(scores))
+            if HAS_LIMITS:
+                scores = tl.where(scores >= tl.load(limits_ptr + index), scores, float("-inf"))
+            first, second = noise_keys(tl.load(seeds_ptr + index), tl.load(positions_ptr + index))
+            scores += gumbel_of(first, second, offs)
+    offers = order_key(scores).to(tl.int64) << 32 | (offs ^ _LAST_ID).to(tl.int64)
+    best = tl.max(offers, axis=0)
+    tl.store(offers_ptr + row * stride_offers_row + tl.program_id(1), best)
+
+
+@triton.jit
+def _index_of(rows_ptr, row, num_rows, BLOCK_ROWS: tl.constexpr):
+    """Where `rows` holds `row`, or -1."""
+    found = tl.full((BLOCK_ROWS,), -1, tl.int32)
+    for start in range(0, num_rows, BLOCK_ROWS):
+        offs = start + tl.arange(0, BLOCK_ROWS)
+        rows = tl.load(rows_ptr + offs, mask=offs < num_rows, other=-1)
+        found = tl.where(rows == row, offs, found)
+    return tl.max(found, axis=0)
+
+
+@triton.jit
+def _best_offer_kernel(offers_ptr, ids_ptr, num_blocks, stride_offers_row, BLOCK: tl.constexpr):
+    """The id of the highest offer of one row."""
+    row = tl.program_id(0).to(tl.int64)
+    offs = tl.arange(0, BLOCK)
+    # the first block's offer again in the place of those that are missing
+    offs = tl.where(offs < num_blocks, offs, 0)
+    best = tl.max(tl.load(offers_ptr + row * stride_offers_row + offs), axis=0)
+    tl.store(ids_ptr + row, best & _LAST_ID ^ _LAST_ID)
+
+
+def _limits(logits: torch.Tensor, rows: RandomRows) -> torch.Tensor:
+    return score_limits(
+        logits,
+        rows.rows,
+        temperature=rows.temperature,
+        top_k=rows.top_k,
+        top_p=rows.top_p,
+        min_p=rows.min_p,
+    )
+
+
+def _launch(logits: torch.Tensor, random_rows: RandomRows | None) -> torch.Tensor:
+    require_rows("logits", logits)
+    require(logits.dtype == torch.float32, f"logits must be float32, got {logits.dtype}")
+    num_rows, vocab = logits.shape
+    num_blocks = triton.cdiv(vocab, _BLOCK)
+    ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+    if num_rows == 0:
+        return ids
+    offers = torch.empty((num_rows, num_blocks), dtype=torch.int64, device=logits.device)
+    # without random rows their arguments are not looked at
+    arguments: tuple[torch.Tensor, ...] = (logits,) * 5
+    if random_rows is not None:
+        r = random_rows
+        limits = _limits(logits, r) if r.truncates else r.temperature
+        arguments = (r.rows, r.temperature, limits, r.seeds, r.positions)
+    launch(
+        _offers_kernel,
+        (num_rows, num_blocks),
+        logits,
+        offers,
+        *arguments,
+        vocab,
+        0 if random_rows is None else random_rows.rows.shape[0],
+        logits.stride(0),
+        offers.stride(0),
+        HAS_RANDOM=random_rows is not None,
+        HAS_LIMITS=random_rows is not None and random_rows.truncates,
+        BLOCK=_BLOCK,
+        BLOCK_ROWS=_BLOCK_ROWS,
+        num_warps=_NUM_WARPS,
+    )
+    launch(
+        _best_offer_kernel,
+        (num_rows,),
+        offers,
+        ids,
+        num_blocks,
+        offers.stride(0),
+        BLOCK=triton.next_power_of_2(num_blocks),
+        num_warps=1,
+    )
+    return ids
+
+
 def sample_tokens(logits: torch.Tensor, random_rows: RandomRows | None) -> torch.Tensor:
     """Choose one token per row.
 
@@ -89,6 +215,8 @@ def sample_tokens(logits: torch.Tensor, random_rows: RandomRows | None) -> torch
     Returns ids [N] int64.
     """
     require_shape("logits", logits, -1, -1)
+    if runs_triton(logits):
+        return _launch(logits, random_rows)
     ids = logits.argmax(-1)
     if random_rows is None:
         return ids
@@ -113,8 +241,6 @@ def _filtered_candidates(
     """
     vocab = scores.shape[1]
     width = rows.max_top_k + _SPARE_CANDIDATES if rows.max_top_k else _FIRST_CANDIDATES
-    if scores.is_cuda:
-        width = vocab  # to see whether fewer suffice would wait for the device; its sort is cheap
     while True:
         width = min(width, vocab)
         best, ids = scores.topk(width)

@@ -187,6 +187,6 @@ def check_engine(config: EngineConfig) -> None:
     check_tp(model, config.tp)
     check_kv_dtype(model, config.kv_dtype)
     check_tokenizer(directory)
-    # the null model has no weights
-    if not config.null_model:
+    # neither the null model nor random weights are read
+    if not config.null_model and config.load_format != "dummy":
         read_checkpoint(directory, model)

@@ -63,9 +63,10 @@ class HttpConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterConfig:
-    admission: Literal["efficient", "conservative"] = _option(
+    admission: Literal["efficient", "past-future", "conservative"] = _option(
         "efficient",
-        "efficient: LightLLM's peak estimate; conservative: assume max_new_tokens, never preempt",
+        "efficient: LightLLM's peak estimate; past-future: the same with output lengths drawn from "
+        "those that ended lately; conservative: assume max_new_tokens, never preempt",
     )
     prefix_cache: Literal["per-key", "shared", "off"] = _option(
         "per-key",
@@ -111,6 +112,16 @@ class EngineConfig:
     )
     max_total_token_num: int | None = _option(
         None, "KV cache slots, one per token (default: what fits into memory)", ge=16, le=2**31 - 2
+    )
+    disable_cudagraph: bool = _option(
+        False, "launch every decode step kernel by kernel instead of replaying CUDA graphs"
+    )
+    graph_max_batch_size: int = _option(
+        256, "most rows of a decode step that CUDA graphs are recorded for", ge=1, le=4096
+    )
+    load_format: Literal["safetensors", "dummy"] = _option(
+        "safetensors",
+        "dummy: random weights of the shapes in config.json, to measure speed without a checkpoint",
     )
     null_model: bool = _option(
         False, "answer with fixed tokens and no forward pass, to measure everything else"

@@ -1,9 +1,18 @@
-"""Fixtures of the kernel tests: poisoned memory, one table of tolerances."""
+"""Fixtures of the kernel tests: poisoned memory, one table of tolerances, Triton's interpreter.
+
+Without a GPU the kernels run in the interpreter. `triton.jit` reads the variable when a kernel is
+defined, so it is set here, before any test imports one.
+"""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # relative and absolute tolerance against the float32 reference, per dtype of the op
 TOLERANCES = {
@@ -32,6 +41,22 @@ def _poisoned_empty(monkeypatch):
 
     monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(real_empty(*a, **k)))
     monkeypatch.setattr(torch, "empty_like", lambda *a, **k: poison(real_empty_like(*a, **k)))
+
+
+@pytest.fixture(autouse=True)
+def _no_bfloat16_in_the_interpreter(monkeypatch):
+    """Triton's interpreter computes garbage from bfloat16 without an error: refuse it instead."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    real_run = InterpretedFunction.run
+
+    def run(kernel, *args, **options):
+        for value in (*args, *options.values()):
+            if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
+                raise ValueError("Triton's interpreter cannot compute in bfloat16")
+        return real_run(kernel, *args, **options)
+
+    monkeypatch.setattr(InterpretedFunction, "run", run)
 
 
 @pytest.fixture

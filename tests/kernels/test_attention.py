@@ -1,11 +1,10 @@
-"""KV writes, prefill and decode attention against their references."""
+"""KV writes, prefill and decode attention on the CPU against their references."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from lightllm_kernels import decode_attention as module
 from lightllm_kernels.attention_batch import make_decode_batch, make_prefill_batch
 from lightllm_kernels.decode_attention import decode_attention, decode_attention_reference
 from lightllm_kernels.prefill_attention import prefill_attention, prefill_attention_reference
@@ -155,19 +154,6 @@ def test_decode_in_half_precision(dtype, assert_close):
     result = decode_attention(query, kv, None, table, batch, scale=0.2, workspace=Workspace())
     expected = decode_attention_reference(query, kv, None, table, batch, scale=0.2)
     assert_close(result, expected)
-
-
-@pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), HEADS)
-def test_the_form_of_other_devices(heads, kv_heads, dim, int8, monkeypatch, assert_close):
-    monkeypatch.setattr(module, "_attend_sparse", module._attend_padded)
-    kv, scales = make_pool(kv_heads, dim, int8=int8)
-    lens = [5, 300, 1, 41]
-    table = make_table(lens)
-    batch = make_decode_batch(table, [1, 2, 3, 4], lens, padding_slot=SLOTS)
-    arguments = (torch.randn(4, heads, dim), kv, scales, table, batch)
-    result = decode_attention(*arguments, scale=0.2, workspace=Workspace())
-    assert_close(result, decode_attention_reference(*arguments, scale=0.2))
 
 
 def test_a_reused_workspace_changes_nothing(assert_close):

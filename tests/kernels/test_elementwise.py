@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lightllm_kernels.gated_activation import (
+    gelu_and_mul,
+    gelu_and_mul_reference,
+    silu_and_mul,
+    silu_and_mul_reference,
+)
+from lightllm_kernels.layer_norm import layer_norm, layer_norm_reference
 from lightllm_kernels.rms_norm import add_rms_norm, rms_norm, rms_norm_reference
 from lightllm_kernels.rotary_embedding import rotary_embedding, rotary_embedding_reference
-from lightllm_kernels.silu_and_mul import silu_and_mul, silu_and_mul_reference
 
 SIZES = (1, 7, 63, 123, 1000)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -47,6 +53,25 @@ def test_rms_norm_refuses_a_wrong_weight():
         rms_norm(torch.randn(2, 8), torch.randn(9), 1e-6)
 
 
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", SIZES)
+def test_layer_norm(tokens, dtype, has_bias, assert_close):
+    hidden = torch.randn(tokens, 2 * 96).to(dtype)[:, ::2][:, :95]
+    weight = torch.randn(95).to(dtype)
+    bias = torch.randn(95).to(dtype) if has_bias else None
+    expected = layer_norm_reference(hidden, weight, bias, 1e-5)
+    assert_close(layer_norm(hidden, weight, bias, 1e-5), expected)
+    out = torch.empty(tokens, 95, dtype=dtype)
+    assert layer_norm(hidden, weight, bias, 1e-5, out=out) is out
+    assert_close(out, expected)
+
+
+def test_layer_norm_refuses_a_wrong_bias():
+    with pytest.raises(ValueError, match=r"bias must have shape \[8\], got \[9\]"):
+        layer_norm(torch.randn(2, 8), torch.randn(8), torch.randn(9), 1e-6)
+
+
 def _tables(positions, half):
     angles = torch.outer(torch.arange(positions).float(), 10000.0 ** -torch.linspace(0, 1, half))
     return angles.cos(), angles.sin()
@@ -79,6 +104,22 @@ def test_rotary_of_query_and_key_in_one_pass(assert_close):
     rotary_embedding(states, None, cos, sin, positions)
     assert_close(states, expected)
     assert not torch.equal(states[1], torch.zeros_like(states[1]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rotary_interleaved(dtype, assert_close):
+    cos, sin = _tables(50, 6)
+    positions = torch.tensor([0, 49, 7, 7])
+    states = torch.randn(4, 5, 20).to(dtype)
+    query, key = states[:, :3], states[:, 3:]
+    expected = rotary_embedding_reference(states, cos, sin, positions, interleaved=True)
+    # a pair is a complex number, turned by its angle
+    turned = torch.view_as_complex(states[..., :12].float().unflatten(-1, (6, 2)).contiguous())
+    turned = turned * torch.complex(cos[positions], sin[positions]).unsqueeze(1)
+    assert_close(expected[..., :12], torch.view_as_real(turned).flatten(-2).to(dtype))
+    rotary_embedding(query, key, cos, sin, positions, interleaved=True)
+    assert_close(states, expected)
+    assert torch.equal(states[..., 12:], expected[..., 12:])
 
 
 def test_rotary_keeps_norms_and_relative_angles(assert_close):
@@ -114,3 +155,20 @@ def test_silu_and_mul(tokens, dtype, assert_close):
 def test_silu_and_mul_refuses_an_odd_width():
     with pytest.raises(ValueError, match="even, got 7"):
         silu_and_mul(torch.randn(2, 7))
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("tokens", SIZES)
+def test_gelu_and_mul(tokens, dtype, approximate, assert_close):
+    gate_up = torch.randn(tokens, 200).to(dtype)[:, :126]
+    expected = gelu_and_mul_reference(gate_up, approximate=approximate)
+    assert_close(gelu_and_mul(gate_up, approximate=approximate), expected)
+    out = torch.empty(tokens, 63, dtype=dtype)
+    assert gelu_and_mul(gate_up, approximate=approximate, out=out) is out
+    assert_close(out, expected)
+
+
+def test_gelu_and_mul_refuses_another_approximation():
+    with pytest.raises(ValueError, match="none or tanh, got 'sigmoid'"):
+        gelu_and_mul(torch.randn(2, 8), approximate="sigmoid")

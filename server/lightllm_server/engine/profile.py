@@ -6,15 +6,17 @@ must agree on is reduced over them.
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from lightllm_kernels.decode_attention import decode_bytes_per_token
+from lightllm_kernels.cpu_decode_attention import decode_bytes_per_token
 from lightllm_kernels.prefill_attention import prefill_bytes_per_position
 from lightllm_server.config import ServerConfig
+from lightllm_server.engine.cuda_graphs import CudaRecorder
 from lightllm_server.engine.host_memory import PeakMemory, read_host_memory
 from lightllm_server.engine.shard import ModelShard
 from lightllm_server.errors import ConfigError
@@ -22,6 +24,8 @@ from lightllm_server.messages import SamplingParams
 from lightllm_server.router.step_plan import RowStart, StepPlan
 
 __all__ = ["probe_plan", "size_engine"]
+
+logger = logging.getLogger(__name__)
 
 # a step on the CPU should stay below half a second, since aborts wait for it: aim below
 _STEP_SECONDS = 0.4
@@ -54,12 +58,60 @@ def size_engine(config: ServerConfig, shard: ModelShard) -> int:
     """
     shard.ranks.meet()
     shard.forward(probe_plan(shard, min(_MIN_BATCH_TOKENS, _most_probed(shard))))
-    measured = (_measure_cuda if shard.device.type == "cuda" else _measure_cpu)(config, shard)
+    if shard.device.type == "cpu":
+        measured = _measure_cpu(config, shard)
+        shard.make_pool(_choose_slots(config, shard, measured))
+        return measured.batch_tokens
+    measured = _measure_cuda(config, shard)
+    reason = _why_no_graphs(config, shard)
+    recorder = None
+    if reason is None:
+        recorder = CudaRecorder(torch.cuda.Stream(shard.device))  # type: ignore[no-untyped-call]
+        graph_bytes = _measure_graphs(config, shard, recorder)
+        measured = _Measured(measured.batch_tokens, measured.step_bytes + graph_bytes)
+    else:
+        logger.info("decode steps are launched kernel by kernel: %s", reason)
     shard.make_pool(_choose_slots(config, shard, measured))
+    if recorder is not None:
+        began = time.monotonic()
+        shard.record_graphs(recorder.with_new_pool(), shard.tick)
+        seconds = time.monotonic() - began
+        logger.info("recorded CUDA graphs in %.1f s, about %d MiB", seconds, graph_bytes >> 20)
     return measured.batch_tokens
 
 
-def probe_plan(shard: ModelShard, num_tokens: int) -> StepPlan:
+def _why_no_graphs(config: ServerConfig, shard: ModelShard) -> str | None:
+    if config.engine.disable_cudagraph:
+        return "asked for with --disable-cudagraph"
+    if shard.ranks.size > 1:
+        # the watchdog that ends a rank whose peer is lost does not see replayed collectives
+        return "with --tp above 1 a replayed graph would wait for a lost rank forever"
+    return None
+
+
+def _measure_graphs(config: ServerConfig, shard: ModelShard, recorder: CudaRecorder) -> int:
+    """Bytes of all graphs, recorded over the pool of no slots and forgotten again.
+
+    What they share with eager steps (static inputs, workspaces) is made here and stays, so that it
+    counts as used memory afterwards.
+    """
+    shard.prepare_graphs(config.engine.graph_max_batch_size)
+    free: list[int] = []
+
+    def note_free() -> None:
+        torch.cuda.synchronize(shard.device)
+        # a recording begins by this too: what it gives back must not hide what it takes
+        torch.cuda.empty_cache()
+        free.append(torch.cuda.mem_get_info(shard.device)[0])
+
+    shard.record_graphs(recorder, note_free)
+    shard.forget_graphs()
+    return max(0, free[0] - free[-1])
+
+
+def probe_plan(
+    shard: ModelShard, num_tokens: int, sampling: SamplingParams | None = None
+) -> StepPlan:
     """A step of prefill chunks over long contexts; every slot is the pool's padding.
 
     num_tokens: at most half of what all rows hold at full length.
@@ -91,7 +143,7 @@ def probe_plan(shard: ModelShard, num_tokens: int) -> StepPlan:
                 row=row,
                 choice=0,
                 prefix_slots=np.full(start, padding, np.int32),
-                sampling=SamplingParams(),
+                sampling=sampling or SamplingParams(),
                 prompt_len=context,
             )
             for row, start in enumerate(starts)

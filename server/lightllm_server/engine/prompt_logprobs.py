@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from lightllm_kernels.logprobs import token_logprobs, top_logprobs
+from lightllm_server.engine.staging import Uploader
 from lightllm_server.errors import EngineError
 from lightllm_server.messages import PromptLogprobs, TopLogprob
-from lightllm_server.router.step_plan import RowStart, StepPlan
+from lightllm_server.router.step_plan import Int32Array, RowStart, StepPlan
 
 __all__ = ["ChunkLogprobs", "PromptScorer", "prompt_logits"]
 
@@ -63,8 +65,9 @@ class PromptScorer:
     token.
     """
 
-    def __init__(self, vocab_size: int, logits_of: LogitsOf) -> None:
+    def __init__(self, vocab_size: int, logits_of: LogitsOf, uploader: Uploader) -> None:
         self._vocab_size = vocab_size
+        self._uploader = uploader
         self._logits_of = logits_of
         self._last_logits: dict[int, torch.Tensor] = {}
         self._starts: dict[int, tuple[int, int]] = {}
@@ -89,7 +92,7 @@ class PromptScorer:
             length = int(plan.chunk_lens[chunk])
             # row i of the logits predicts token i+1 of the chunk; the last one the next chunk's
             targets = plan.token_ids[begin + 1 : begin + min(len(logits) + 1, length - offset)]
-            self._append(results[chunk], logits[: len(targets)], targets.tolist(), row)
+            self._append(results[chunk], logits[: len(targets)], targets, row)
             if offset + len(logits) == length:
                 self._keep_last(plan, chunk, row, logits[-1:])
         return results
@@ -102,15 +105,15 @@ class PromptScorer:
             if row not in self._last_logits:
                 raise EngineError(f"row {row} continues at {start}, but no logits were kept for it")
             logits = self._last_logits.pop(row)
-            self._append(result, logits, [int(plan.token_ids[begin])], row)
+            self._append(result, logits, plan.token_ids[begin : begin + 1], row)
         return result
 
     def _append(
-        self, result: ChunkLogprobs, logits: torch.Tensor, targets: list[int], row: int
+        self, result: ChunkLogprobs, logits: torch.Tensor, targets: Int32Array, row: int
     ) -> None:
-        if not targets:
+        if not len(targets):
             return
-        ids = torch.tensor(targets, dtype=torch.int64, device=logits.device)
+        (ids,) = self._uploader.upload(targets.astype(np.int64))
         result.parts.append(token_logprobs(logits, ids))
         if count := self._starts[row][1]:
             result.tops.append(top_logprobs(logits, count))

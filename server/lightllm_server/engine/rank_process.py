@@ -56,11 +56,15 @@ def run(config: ServerConfig, run_dir: Path, page: StatusPage, rank: int) -> Non
 
 def carry_out(shard: ModelShard, plan: StepPlan) -> None:
     """Take part in a step: every collective of rank 0 in the same order."""
-    hidden = shard.forward(plan)
-    for _ in shard.prompt_logits(hidden, plan):
-        # rank 0 scores the prompt; the head needs all ranks
-        pass
+    if shard.replays(plan):
+        shard.replay(plan)
+    else:
+        hidden = shard.forward(plan)
+        for _ in shard.prompt_logits(hidden, plan):
+            # rank 0 scores the prompt; the head needs all ranks
+            pass
+        if len(plan.sample_rows):
+            shard.sample_logits(hidden, plan)
     if len(plan.sample_rows):
-        shard.sample_logits(hidden, plan)
         ids = torch.empty(len(plan.sample_rows), dtype=torch.int64, device=shard.device)
         shard.keep_ids(plan, shard.ranks.broadcast(ids))

@@ -19,12 +19,13 @@ import torch
 from lightllm_server.config import ServerConfig
 from lightllm_server.engine.parallel import Ranks
 from lightllm_server.engine.profile import probe_plan, size_engine
-from lightllm_server.engine.prompt_logprobs import PromptScorer
+from lightllm_server.engine.prompt_logprobs import ChunkLogprobs, PromptScorer
 from lightllm_server.engine.sampler import Sampler
 from lightllm_server.engine.shard import ModelShard
 from lightllm_server.engine.step_output import StepOutput
 from lightllm_server.engine_info import EngineInfo
 from lightllm_server.errors import EXIT_SOFTWARE, EngineError
+from lightllm_server.messages import SamplingParams
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.router.step_plan import StepPlan, StepResult
 from lightllm_server.status_page import StatusRow
@@ -34,6 +35,15 @@ __all__ = ["LaunchedStep", "ModelRunner", "PlanSink"]
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_COMPILE_TIMEOUT_S = 300.0
+# odd, a multiple of 16, and more than one block
+_WARM_TOKENS = (7, 16, 240)
+_WARM_SAMPLINGS = (
+    SamplingParams(temperature=0.0),
+    SamplingParams(temperature=1.0, repetition_penalty=1.1, logit_bias={0: 0.0}),
+    SamplingParams(temperature=1.0, top_k=20, top_p=0.9, min_p=0.01, logprobs=2),
+)
 
 
 class PlanSink(Protocol):
@@ -86,8 +96,11 @@ class ModelRunner:
             vocab_size=model_config.vocab_size,
             eos_ids=model_config.eos_ids,
             device=self._shard.device,
+            uploader=self._shard.uploader,
         )
-        self._scorer = PromptScorer(model_config.vocab_size, self._shard.logits)
+        self._scorer = PromptScorer(
+            model_config.vocab_size, self._shard.logits, self._shard.uploader
+        )
 
     def launch(self, plan: StepPlan) -> LaunchedStep:
         """Start a step; plans are carried out in launch order. The plan's arrays are kept."""
@@ -103,8 +116,15 @@ class ModelRunner:
         return LaunchedStep(plan.step, output)
 
     def warm_up(self) -> None:
-        """Run a small step through sampling, so that the first request pays for no lazy work."""
+        """Run a small step through sampling, so that the first request pays for no lazy work.
+
+        On CUDA a few more: kernels are compiled for the kinds of sampling and of chunk.
+        """
         self.launch(probe_plan(self._shard, 1)).wait(60.0)
+        if self._shard.device.type == "cuda":
+            for num_tokens, sampling in zip(_WARM_TOKENS, _WARM_SAMPLINGS, strict=True):
+                plan = probe_plan(self._shard, num_tokens, sampling)
+                self.launch(plan).wait(_COMPILE_TIMEOUT_S)
 
     def info(self) -> EngineInfo:
         shard, model = self._shard, self._shard.model_config
@@ -154,11 +174,16 @@ class ModelRunner:
         for start in plan.starts:
             self._sampler.start(start)
             self._scorer.start(start)
-        hidden = self._shard.forward(plan)
-        prompts = self._scorer.score(hidden, plan)
-        if not len(plan.sample_rows):
-            return StepOutput(None, prompts)
-        sampled = self._sampler.sample(self._shard.sample_logits(hidden, plan), plan)
+        prompts: dict[int, ChunkLogprobs] = {}
+        if self._shard.replays(plan):
+            logits = self._shard.replay(plan)
+        else:
+            hidden = self._shard.forward(plan)
+            prompts = self._scorer.score(hidden, plan)
+            if not len(plan.sample_rows):
+                return StepOutput(None, prompts)
+            logits = self._shard.sample_logits(hidden, plan)
+        sampled = self._sampler.sample(logits, plan)
         self._shard.keep_ids(plan, self._ranks.broadcast(sampled.ids))
         return StepOutput(sampled, prompts)
 

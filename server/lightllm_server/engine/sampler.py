@@ -14,7 +14,8 @@ import torch
 
 from lightllm_kernels.logprobs import token_logprobs, top_logprobs
 from lightllm_kernels.penalties import add_logit_bias
-from lightllm_kernels.sample_tokens import make_random_rows, sample_tokens
+from lightllm_kernels.sample_tokens import RandomRows, sample_tokens
+from lightllm_server.engine.staging import Uploader, make_uploader
 from lightllm_server.engine.token_counts import TokenCounts
 from lightllm_server.messages import SamplingParams, TopLogprob
 from lightllm_server.router.step_plan import Int32Array, RowStart, StepPlan
@@ -68,10 +69,16 @@ class Sampler:
     """
 
     def __init__(
-        self, *, num_rows: int, vocab_size: int, eos_ids: tuple[int, ...], device: torch.device
+        self,
+        *,
+        num_rows: int,
+        vocab_size: int,
+        eos_ids: tuple[int, ...],
+        device: torch.device,
+        uploader: Uploader | None = None,
     ) -> None:
         self._eos_ids = eos_ids
-        self._device = device
+        self._uploader = make_uploader(device) if uploader is None else uploader
         self._temperature = np.zeros(num_rows, np.float32)
         self._top_k = np.zeros(num_rows, np.int64)
         self._top_p = np.ones(num_rows, np.float32)
@@ -81,7 +88,7 @@ class Sampler:
         self._min_new_tokens = np.zeros(num_rows, np.int32)
         self._params: dict[int, SamplingParams] = {}
         self._biases: dict[int, tuple[tuple[int, ...], tuple[float, ...]]] = {}
-        self._counts = TokenCounts(vocab_size, device)
+        self._counts = TokenCounts(vocab_size, device, self._uploader)
 
     def start(self, start: RowStart) -> None:
         """Set a row's state; forgets what the row was before."""
@@ -111,23 +118,37 @@ class Sampler:
         assert len(logits) == len(rows), (logits.shape, len(rows))
         raw = logits.float()
         adjusted = self._adjust(raw, rows, plan.sample_out_lens)
-        drawn = np.flatnonzero(self._temperature[rows] > 0)
-        random_rows = None
-        if len(drawn):
-            table = rows[drawn]
-            random_rows = make_random_rows(
-                drawn.tolist(),
-                self._temperature[table].tolist(),
-                self._top_k[table].tolist(),
-                self._top_p[table].tolist(),
-                self._min_p[table].tolist(),
-                self._seeds[table].tolist(),
-                plan.sample_positions[drawn].tolist(),
-                device=self._device,
-            )
+        random_rows = self._random_rows(rows, plan.sample_positions)
         ids = sample_tokens(adjusted, random_rows)
         self._counts.add(rows, ids)
         return self._with_tops(Sampled(ids, token_logprobs(raw, ids), {}), raw, rows)
+
+    def _random_rows(self, rows: Int32Array, positions: Int32Array) -> RandomRows | None:
+        """The rows that are not greedy; rows: [N] of the request table, positions: [N]."""
+        drawn = np.flatnonzero(self._temperature[rows] > 0)
+        if not len(drawn):
+            return None
+        table = rows[drawn]
+        top_k, top_p, min_p = self._top_k[table], self._top_p[table], self._min_p[table]
+        # two arrays instead of seven: each costs tens of microseconds to make into a tensor
+        integers = np.stack([drawn, top_k, self._seeds[table], positions[drawn]], dtype=np.int64)
+        numbers = np.stack([self._temperature[table], top_p, min_p])
+        integer_rows, number_rows = self._uploader.upload(integers, numbers)
+        row_indices, top_ks, seeds, places = integer_rows.unbind()
+        temperatures, top_ps, min_ps = number_rows.unbind()
+        has_top_p = bool((top_p < 1).any())
+        return RandomRows(
+            rows=row_indices,
+            temperature=temperatures,
+            top_k=top_ks,
+            top_p=top_ps,
+            min_p=min_ps,
+            seeds=seeds,
+            positions=places,
+            max_top_k=int(top_k.max()) if (top_k > 0).all() else 0,
+            truncates=has_top_p or bool((top_k > 0).any() or (min_p > 0).any()),
+            has_top_p=has_top_p,
+        )
 
     def _adjust(self, raw: torch.Tensor, rows: Int32Array, out_lens: Int32Array) -> torch.Tensor:
         """Penalties, bias and masks, on a copy if there are any."""
@@ -148,9 +169,11 @@ class Sampler:
             indices, ids, values = zip(*entries, strict=True)
             add_logit_bias(
                 adjusted,
-                torch.tensor(indices, device=self._device),
-                torch.tensor(ids, device=self._device),
-                torch.tensor(values, device=self._device),
+                *self._uploader.upload(
+                    np.array(indices, np.int64),
+                    np.array(ids, np.int64),
+                    np.array(values, np.float32),
+                ),
             )
         return adjusted
 
@@ -164,7 +187,8 @@ class Sampler:
         indices = np.flatnonzero(wanted > 0)
         if not len(indices):
             return sampled
-        chosen = raw.index_select(0, torch.from_numpy(indices).to(self._device))
+        (chosen_rows,) = self._uploader.upload(indices)
+        chosen = raw.index_select(0, chosen_rows)
         values, ids = top_logprobs(chosen, int(wanted.max()))
         counts = dict(zip(indices.tolist(), wanted[indices].tolist(), strict=True))
         return Sampled(sampled.ids, sampled.logprobs, counts, values, ids)

@@ -27,21 +27,27 @@ class StepOutput:
         """On CUDA, queue the copy to the host right behind the step, before later steps are
         queued.
         """
-        sampled = self.sampled
-        if sampled is None or not sampled.ids.is_cuda:
+        if not self._is_on_cuda():
             return
-        self.sampled = Sampled(
-            _to_host(sampled.ids),
-            _to_host(sampled.logprobs),
-            sampled.top_counts,
-            None if sampled.top_logprobs is None else _to_host(sampled.top_logprobs),
-            None if sampled.top_ids is None else _to_host(sampled.top_ids),
-        )
+        if (sampled := self.sampled) is not None:
+            self.sampled = Sampled(
+                _to_host(sampled.ids),
+                _to_host(sampled.logprobs),
+                sampled.top_counts,
+                None if sampled.top_logprobs is None else _to_host(sampled.top_logprobs),
+                None if sampled.top_ids is None else _to_host(sampled.top_ids),
+            )
         for chunk in self.prompts.values():
             chunk.parts[:] = map(_to_host, chunk.parts)
             chunk.tops[:] = [(_to_host(values), _to_host(ids)) for values, ids in chunk.tops]
         self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._copied.record()
+
+    def _is_on_cuda(self) -> bool:
+        tensors = [part for chunk in self.prompts.values() for part in chunk.parts]
+        if self.sampled is not None:
+            tensors.append(self.sampled.ids)
+        return any(tensor.is_cuda for tensor in tensors)
 
     def result(self) -> StepResult:
         """Wait for the copy; raises EngineError if the model computed no number."""
@@ -63,5 +69,6 @@ class StepOutput:
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    # torch keeps pinned blocks and hands one out again once the copy from it is done
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lightllm_kernels.penalties import apply_penalties, count_tokens
+from lightllm_server.engine.staging import Uploader
 from lightllm_server.messages import SamplingParams
 from lightllm_server.router.step_plan import Int32Array, RowStart
 
@@ -59,9 +60,10 @@ class TokenCounts:
     in use.
     """
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, vocab_size: int, device: torch.device, uploader: Uploader) -> None:
         self._vocab_size = vocab_size
         self._device = device
+        self._uploader = uploader
         self._prompt_seen = torch.zeros((0, vocab_size), dtype=torch.bool, device=device)
         self._output_counts = torch.zeros((0, vocab_size), dtype=torch.int32, device=device)
         self._free: list[int] = []
@@ -79,18 +81,20 @@ class TokenCounts:
         state = self._free.pop()
         self._states[start.row] = state, start.sampling
         tokens = np.asarray(start.token_ids, np.int64)
-        prompt, output = tokens[: start.prompt_len], tokens[start.prompt_len :]
-        self._prompt_seen[state] = False
-        self._prompt_seen[state, torch.from_numpy(prompt).to(self._device)] = True
-        counts = np.bincount(output, minlength=self._vocab_size).astype(np.int32)
-        self._output_counts[state] = torch.from_numpy(counts).to(self._device)
+        prompt, output = self._uploader.upload(
+            tokens[: start.prompt_len], tokens[start.prompt_len :]
+        )
+        # filling a selection waits for nothing, unlike assigning to one
+        self._prompt_seen[state].zero_().index_fill_(0, prompt, True)
+        counts = self._output_counts[state].zero_()
+        counts.index_add_(0, output, torch.ones_like(output, dtype=torch.int32))
 
     def add(self, rows: Int32Array, ids: torch.Tensor) -> None:
         """Count the tokens just sampled; ids: [N] int64 on the device."""
         chosen = self._chosen(rows)
         if chosen:
-            indices = torch.tensor([index for index, _, _ in chosen], device=self._device)
-            states = torch.tensor([state for _, state, _ in chosen], device=self._device)
+            places = np.array([(index, state) for index, state, _ in chosen], np.int64)
+            indices, states = self._uploader.upload(places.T.copy())[0].unbind()
             count_tokens(self._output_counts, states, ids.index_select(0, indices))
 
     def penalised(self, rows: Int32Array) -> PenalisedRows | None:
@@ -98,15 +102,23 @@ class TokenCounts:
         chosen = self._chosen(rows)
         if not chosen:
             return None
-        params = [sampling for _, _, sampling in chosen]
+        penalties = [
+            (p.repetition_penalty, p.presence_penalty, p.frequency_penalty) for _, _, p in chosen
+        ]
+        places, values = self._uploader.upload(
+            np.array([(index, state) for index, state, _ in chosen], np.int64).T.copy(),
+            np.array(penalties, np.float32).T.copy(),
+        )
+        logits_rows, states = places.unbind()
+        repetition, presence, frequency = values.unbind()
         return PenalisedRows(
-            torch.tensor([index for index, _, _ in chosen], device=self._device),
-            torch.tensor([state for _, state, _ in chosen], device=self._device),
-            self._prompt_seen,
-            self._output_counts,
-            torch.tensor([p.repetition_penalty for p in params], device=self._device),
-            torch.tensor([p.presence_penalty for p in params], device=self._device),
-            torch.tensor([p.frequency_penalty for p in params], device=self._device),
+            rows=logits_rows,
+            state_rows=states,
+            prompt_seen=self._prompt_seen,
+            output_counts=self._output_counts,
+            repetition=repetition,
+            presence=presence,
+            frequency=frequency,
         )
 
     def _chosen(self, rows: Int32Array) -> list[tuple[int, int, SamplingParams]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lightllm_kernels.silu_and_mul import silu_and_mul
+from lightllm_kernels.gated_activation import silu_and_mul
 from lightllm_kernels.workspace import Workspace
 
 __all__ = ["SiluAndMul"]

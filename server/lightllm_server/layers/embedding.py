@@ -107,9 +107,12 @@ class ParallelLMHead:
         """table: [local vocab, E]; keeps it or a packed copy."""
         self._linear = pack_linear(table, None, weight_format=self._options.linear_format)
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: [N, E], the rows to be sampled only -> [N, V] float32 on every rank."""
+    def __call__(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden: [N, E], the rows to be sampled only -> [N, V] float32 on every rank.
+
+        Writes into `out` if given and returns it.
+        """
         assert self._linear is not None, f"{self._name} is not loaded"
-        logits = self._tp.all_gather(self._linear(hidden))
         # the slice drops the padding, a no-op without any
-        return logits[:, : self._shard.shape[0]].float()
+        logits = self._tp.all_gather(self._linear(hidden))[:, : self._shard.shape[0]]
+        return logits.float() if out is None else out.copy_(logits)

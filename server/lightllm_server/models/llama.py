@@ -178,9 +178,9 @@ class LlamaForCausalLM:
         assert hidden is not None, "a model has at least one layer"
         return residual.add_(hidden)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden: [N, E] rows of what `forward` returned -> [N, V] float32."""
-        return self.lm_head(self.norm(hidden))
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden: [N, E] rows of what `forward` returned -> [N, V] float32, in `out` if given."""
+        return self.lm_head(self.norm(hidden), out)
 
     def loaders(self) -> dict[str, Loader]:
         """Checkpoint name -> loader; the names are those of `llama_tensors.expected_tensors`."""

@@ -134,6 +134,8 @@ class AdmissionScan:
             out_lens=table.out_lens[rows],
             limits=table.limits[rows],
             exact=table.exact[rows],
+            keys=table.keys[rows],
+            preemptions=table.preemptions[rows],
             prefill_steps=-(-to_prefill // self._max_batch_tokens),
             tree=self._ledger.tree.table,
         )
@@ -143,7 +145,7 @@ def _join(
     running: Occupancy, candidates: list[tuple[Request, Node]], max_batch_tokens: int
 ) -> Occupancy:
     """The candidates' rows beside the running ones, as if they had started."""
-    held, nodes, out_lens, limits, exact = [], [], [], [], []
+    held, nodes, out_lens, limits, exact, keys, preemptions = [], [], [], [], [], [], []
     for request, node in candidates:
         for i, choice in enumerate(request.live):
             # siblings get the prompt from the first
@@ -152,6 +154,8 @@ def _join(
             out_lens.append(len(choice.output_ids))
             limits.append(choice.limit)
             exact.append(request.message.sampling.ignore_eos)
+            keys.append(choice.key)
+            preemptions.append(request.num_preemptions)
     prefill_steps = -(-np.array(held, dtype=np.int64) // max_batch_tokens)
     return Occupancy(
         held=_append(running.held, held),
@@ -159,6 +163,8 @@ def _join(
         out_lens=_append(running.out_lens, out_lens),
         limits=_append(running.limits, limits),
         exact=np.concatenate([running.exact, np.array(exact, dtype=np.bool_)]),
+        keys=_append(running.keys, keys),
+        preemptions=_append(running.preemptions, preemptions),
         prefill_steps=np.concatenate([running.prefill_steps, prefill_steps]),
         tree=running.tree,
     )

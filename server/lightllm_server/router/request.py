@@ -20,6 +20,7 @@ class Choice:
 
     row: row of the request table, -1 while it has none. node: the prefix that it shares through the
     tree (None: not begun).
+    key: a number of its own, the same whenever it runs.
     known: [prompt + output] ids known when the row began. known_outputs: how many of them are
     output.
     started: its `RowStart` was planned. private: its next chunks stay out of the tree, which has a
@@ -32,6 +33,7 @@ class Choice:
         "computed",
         "ended",
         "index",
+        "key",
         "known",
         "known_outputs",
         "limit",
@@ -54,6 +56,8 @@ class Choice:
         self.limit = limit
         self.stop_ids = stop_ids
         self.index = index
+        # an `n` is at most 1024
+        self.key = (request.order << 16) + index
         self.output_ids: list[int] = []
         self.computed = 0
         self.ended = False
@@ -93,7 +97,8 @@ class Choice:
 class Request:
     """order: place in the order of arrival. limit: output tokens of each choice at most.
 
-    resume_after: after a preemption, the last step that may still bring a token of it.
+    num_preemptions: how often the cache was full and it had to give way. resume_after: after that,
+    the last step that may still bring a token of it.
     """
 
     __slots__ = (
@@ -101,6 +106,7 @@ class Request:
         "choices",
         "limit",
         "message",
+        "num_preemptions",
         "opened",
         "order",
         "preempted",
@@ -131,6 +137,7 @@ class Request:
         self.choices = [Choice(self, i, limit=limit, stop_ids=stop_ids) for i in range(num_rows)]
         self.opened = False
         self.preempted = False
+        self.num_preemptions = 0
         self.started_ns = 0
         self.cached_tokens = 0
         self.resume_after = -1

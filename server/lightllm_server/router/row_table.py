@@ -32,6 +32,8 @@ class RowTable:
     those in flight included.
     limits: [R] most output tokens. exact: [R] whether the limit will be reached for certain
     (ignore_eos).
+    keys: [R] a number for each choice, the same whenever it runs. preemptions: [R] times that its
+    request was preempted.
     active: [R] not free. decodable: [R] the next step may decode it.
     """
 
@@ -46,6 +48,8 @@ class RowTable:
         self.out_lens: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.limits: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.exact: BoolArray = np.zeros(max_rows, dtype=np.bool_)
+        self.keys: IntArray = np.zeros(max_rows, dtype=np.int64)
+        self.preemptions: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.active: BoolArray = np.zeros(max_rows, dtype=np.bool_)
         self.decodable: BoolArray = np.zeros(max_rows, dtype=np.bool_)
         self.choices: npt.NDArray[Any] = np.full(max_rows, None, dtype=object)
@@ -69,6 +73,8 @@ class RowTable:
         self.out_lens[row] = len(choice.output_ids)
         self.limits[row] = choice.limit
         self.exact[row] = choice.request.message.sampling.ignore_eos
+        self.keys[row] = choice.key
+        self.preemptions[row] = choice.request.num_preemptions
         return row
 
     def give_back(self, row: int) -> None:

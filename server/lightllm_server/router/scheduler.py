@@ -87,6 +87,7 @@ class Scheduler(SchedulerStatus):
     ) -> None:
         self.config = config
         self._clock = clock
+        self._policy = policy
         self._rows = RowTable(config.max_rows, config.max_req_total_len)
         super().__init__(
             WaitingQueue(), SlotLedger(KvSlots(config.num_slots), self._rows, prefix_cache)
@@ -156,6 +157,7 @@ class Scheduler(SchedulerStatus):
         if stopped is None or stopped.ended or not stopped.output_ids:
             self.ignored_total += 1
             return
+        self._policy.observe(len(stopped.output_ids))
         self._end_choice(stopped, self._due)
 
     def fail(self, request_ids: Iterable[int], error: str) -> None:
@@ -293,6 +295,7 @@ class Scheduler(SchedulerStatus):
         victims = [request for request in others if request is not spared]
         assert victims, "a lone request must fit: that was checked when it was added"
         logger.info("request %s preempted: the KV cache is full", victims[-1].request_id)
+        victims[-1].num_preemptions += 1
         self._requeue(victims[-1])
         self.preempted_total += 1
 
@@ -428,6 +431,8 @@ class Scheduler(SchedulerStatus):
                 events.opened.append(choice.request.open())
             if token in choice.stop_ids or count >= choice.limit:
                 append(_last_token(choice, token, logprob, tops.get(i, ())))
+                if token in choice.stop_ids:
+                    self._policy.observe(count)
                 self._end_choice(choice, events)
             elif tops and i in tops:
                 ids = choice.request_id, choice.index

@@ -12,6 +12,7 @@ from lightllm_server.router.admission import (
     ConservativeAdmission,
     EfficientAdmission,
     Occupancy,
+    PastFutureAdmission,
 )
 from lightllm_server.router.node_table import NodeTable
 
@@ -20,6 +21,7 @@ def occupancy(
     rows: Sequence[tuple[int, int, int]],
     *,
     exact: bool = True,
+    preemptions: int = 0,
     nodes: Sequence[int] = (),
     tree: NodeTable | None = None,
 ) -> Occupancy:
@@ -33,6 +35,8 @@ def occupancy(
         limits=limits,
         exact=np.full(count, exact),
         prefill_steps=np.zeros(count, dtype=np.int64),
+        keys=np.arange(count) << 16,
+        preemptions=np.full(count, preemptions),
         tree=tree or NodeTable(),
     )
 
@@ -80,6 +84,17 @@ def test_how_much_is_expected_of_a_request(
     assert EfficientAdmission(steps_in_flight=0).peak(rows) == 10 + remaining
 
 
+def test_efficient_learns_how_long_outputs_are() -> None:
+    rows = occupancy([(10, 0, 5000)], exact=False)
+    policy = EfficientAdmission(expected_new_tokens=100, window=2, steps_in_flight=0)
+    peaks = []
+    for length in (50, 31, 60, 2000):
+        policy.observe(length)
+        peaks.append(policy.peak(rows))
+    # the mean of the last two, rounded up, and never more than without a history
+    assert peaks == [10 + 50, 10 + 41, 10 + 46, 10 + 100]
+
+
 def test_the_prefill_still_to_come_delays_the_end() -> None:
     rows = occupancy([(10, 0, 5)])
     rows.prefill_steps[:] = 3
@@ -99,13 +114,71 @@ def test_shared_slots_count_once_and_for_the_longest_lived() -> None:
     assert ConservativeAdmission().peak(rows) == 107 + 60
 
 
-@pytest.mark.parametrize("policy", [EfficientAdmission(), ConservativeAdmission()])
+def past_future(lengths: Sequence[int], **options: int) -> PastFutureAdmission:
+    policy = PastFutureAdmission(steps_in_flight=0, reserved=0, **options)
+    for length in lengths:
+        policy.observe(length)
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("lengths", "out", "limit", "exact", "preemptions", "remaining"),
+    [
+        ([], 0, 300, False, 0, 300),  # nothing known yet: the worst case
+        ([40], 0, 300, False, 0, 40),
+        ([40], 30, 300, False, 0, 10),
+        ([20, 20, 20, 40], 30, 300, False, 0, 10),  # only what is longer counts
+        ([40], 40, 300, False, 0, 260),  # nothing known is longer: the worst case
+        ([400], 0, 300, False, 0, 300),  # never beyond the limit
+        ([40], 0, 300, True, 0, 300),  # ignore_eos: certain
+        ([40], 0, 300, False, 1, 40),
+        ([40], 0, 300, False, 2, 300),  # preempted twice: the worst case
+    ],
+)
+def test_what_past_future_expects(
+    lengths: list[int], out: int, limit: int, exact: bool, preemptions: int, remaining: int
+) -> None:
+    rows = occupancy([(10, out, limit)], exact=exact, preemptions=preemptions)
+    assert past_future(lengths).peak(rows) == 10 + remaining
+
+
+@pytest.mark.parametrize(("limit", "want"), [(300, 103), (90, 100)])
+def test_past_future_keeps_a_reserve_where_it_cannot_be_certain(limit: int, want: int) -> None:
+    # 10 held and 90 to come, by the history or by the limit
+    policy = PastFutureAdmission(steps_in_flight=0, reserved=0.03)
+    policy.observe(90)
+    assert policy.peak(occupancy([(10, 0, limit)], exact=False)) == want
+
+
+def test_past_future_sees_each_moment_of_the_future() -> None:
+    # all draws are 40: after 10 steps the first ends, with 70 and 10 tokens held
+    rows = occupancy([(60, 30, 300), (0, 0, 300)], exact=False)
+    assert past_future([40]).peak(rows) == max(70 + 10, 40)
+    # without a history both run to their limits
+    assert past_future([]).peak(rows) == max(60 + 270 + 270, 300)
+
+
+def test_a_seed_gives_the_same_peak_again_and_others_another() -> None:
+    lengths = list(range(1, 200))
+    rows = occupancy([(5, 0, 1000)] * 20, exact=False)
+    peaks = [past_future(lengths, seed=seed).peak(rows) for seed in (1, 1, 2, 3)]
+    assert peaks[0] == peaks[1]
+    assert len(set(peaks)) == 3
+    policy = past_future(lengths)
+    assert policy.peak(rows) == policy.peak(rows)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [EfficientAdmission(), ConservativeAdmission(), past_future([3, 9, 27, 81, 243, 729, 1458])],
+)
 def test_a_row_more_never_needs_less(policy: admission.AdmissionPolicy) -> None:
     rng = np.random.default_rng(0)
     rows = [(int(h), int(o), int(o + r)) for h, o, r in rng.integers(1, 2000, size=(30, 3))]
-    peaks = [policy.peak(occupancy(rows[:count])) for count in range(1, len(rows) + 1)]
-    assert peaks == sorted(peaks)
-    assert peaks[0] > 0
+    for exact in (True, False):
+        peaks = [policy.peak(occupancy(rows[:n], exact=exact)) for n in range(1, len(rows) + 1)]
+        assert peaks == sorted(peaks)
+        assert peaks[0] > 0
 
 
 def test_conservative_reserves_the_sum_of_all_limits() -> None:
@@ -115,4 +188,5 @@ def test_conservative_reserves_the_sum_of_all_limits() -> None:
 
 def test_the_command_lines_names() -> None:
     assert isinstance(admission.policy("efficient"), EfficientAdmission)
+    assert isinstance(admission.policy("past-future"), PastFutureAdmission)
     assert isinstance(admission.policy("conservative"), ConservativeAdmission)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from lightllm_server.router.admission import ConservativeAdmission, EfficientAdmission
+from lightllm_server.router.admission import (
+    ConservativeAdmission,
+    EfficientAdmission,
+    PastFutureAdmission,
+)
 from lightllm_server.router.step_plan import StepPlan
 from scheduler_driver import SchedulerDriver
 
@@ -520,3 +524,70 @@ def test_gauges_and_totals() -> None:
     assert scheduler.accepted_total == scheduler.admitted_total == scheduler.finished_total == 3
     assert scheduler.admitted_tokens_total == scheduler.prompt_tokens_total == 9
     assert scheduler.generated_tokens_total == 12
+
+
+# ---------------------------------------------------------------- the history of output lengths
+
+
+class RecordingAdmission(PastFutureAdmission):
+    def __init__(self) -> None:
+        super().__init__()
+        self.observed: list[int] = []
+
+    def observe(self, out_len: int) -> None:
+        self.observed.append(out_len)
+        super().observe(out_len)
+
+
+def test_only_outputs_that_ended_by_themselves_are_remembered() -> None:
+    policy = RecordingAdmission()
+    driver = SchedulerDriver(policy, num_slots=400)
+    natural = [driver.add([5, 6], max_new_tokens=38, seed=seed, n=2) for seed in range(5)]
+    by_id = driver.add([5, 7], max_new_tokens=30, ignore_eos=True, stop_token_ids=(3, 4, 5, 6))
+    driver.drain()
+    lengths = [
+        len(driver.outputs(request, choice))
+        for request in natural
+        for choice in (0, 1)
+        if driver.tokens[request, choice][-1].is_stop_token
+    ]
+    assert len(lengths) > 5
+    assert sorted(policy.observed) == sorted([*lengths, len(driver.outputs(by_id))])
+
+    policy.observed.clear()
+    capped = driver.add([5, 6], max_new_tokens=3, ignore_eos=True)
+    aborted = driver.add([5, 6], max_new_tokens=30, ignore_eos=True)
+    stopped = driver.add([5, 6], max_new_tokens=30, ignore_eos=True)
+    for _ in range(6):
+        driver.turn()
+    count = len(driver.outputs(stopped))
+    assert count > 0
+    driver.abort(aborted)
+    driver.stop(stopped, 0)
+    driver.drain()
+    driver.check_drained()
+    assert driver.tokens[capped, 0][-1].finish_reason == "length"
+    # a stop string is a natural end, too
+    assert policy.observed == [count]
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_a_history_that_always_promises_too_little_is_no_livelock(caching: bool) -> None:
+    def preemptions(max_preemptions: int) -> int:
+        policy = PastFutureAdmission(max_preemptions=max_preemptions)
+        # whatever an output has reached, most of the longer ones end a token or two later
+        for length in range(1, 39):
+            for _ in range(max(1, 500 >> length)):
+                policy.observe(length)
+        driver = SchedulerDriver(
+            policy, num_slots=60, max_rows=8, caching=caching, vocab_size=QUIET_VOCAB
+        )
+        # but these take all that they may
+        for i in range(12):
+            driver.add([i + 2, i + 3], max_new_tokens=36)
+        driver.drain(max_turns=3000)
+        driver.check_drained()
+        return driver.scheduler.preempted_total
+
+    counted, forgotten = preemptions(2), preemptions(1_000_000)
+    assert 0 < counted < forgotten

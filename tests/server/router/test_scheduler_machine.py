@@ -5,12 +5,19 @@ The engine underneath refuses any slot that holds another's tokens, so aliasing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from lightllm_server.router.admission import ConservativeAdmission, EfficientAdmission
+from lightllm_server.router.admission import (
+    AdmissionPolicy,
+    ConservativeAdmission,
+    EfficientAdmission,
+    PastFutureAdmission,
+)
 from scheduler_driver import SchedulerDriver
 
 # two ids, so that prompts share prefixes of all lengths
@@ -19,10 +26,18 @@ prompts = st.one_of(
     st.integers(1, 16).map(lambda length: [2] * length),
 )
 
+POLICIES: dict[str, Callable[[], AdmissionPolicy]] = {
+    "conservative": ConservativeAdmission,
+    # an estimate far too low provokes preemptions
+    "hopeful": lambda: EfficientAdmission(expected_new_tokens=2),
+    # a history that is soon all new
+    "past-future": lambda: PastFutureAdmission(window=4),
+}
+
 
 class SchedulerMachine(RuleBasedStateMachine):
     driver: SchedulerDriver
-    conservative: bool
+    policy: str
 
     @initialize(
         num_slots=st.sampled_from([40, 56, 96, 300]),
@@ -30,15 +45,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_batch_tokens=st.sampled_from([3, 8, 64]),
         steps_ahead=st.sampled_from([0, 1, 1, 1, 2]),
         caching=st.booleans(),
-        conservative=st.booleans(),
+        policy=st.sampled_from(sorted(POLICIES)),
     )
-    def start(self, conservative: bool, **options: object) -> None:
-        self.conservative = conservative
-        # an estimate far too low provokes preemptions
-        policy = (
-            ConservativeAdmission() if conservative else EfficientAdmission(expected_new_tokens=2)
-        )
-        self.driver = SchedulerDriver(policy, **options)  # type: ignore[arg-type]
+    def start(self, policy: str, **options: object) -> None:
+        self.policy = policy
+        self.driver = SchedulerDriver(POLICIES[policy](), **options)  # type: ignore[arg-type]
 
     @precondition(lambda self: len(self.driver.requests) < 30)
     @rule(
@@ -93,7 +104,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         self.driver.drain()
         self.driver.check_drained()
-        if self.conservative:
+        if self.policy == "conservative":
             assert self.driver.scheduler.preempted_total == 0
 
 

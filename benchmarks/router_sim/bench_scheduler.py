@@ -2,7 +2,7 @@
 
 A full house: `--rows` rows running, `--waiting` requests queued, requests ending and starting all
 the time. CPU time of the thread is measured, since the scheduler never waits. Aim: 1 ms per plan.
-Run it with `.venv/bin/python benchmarks/router/bench_scheduler.py`.
+Run it with `.venv/bin/python benchmarks/router_sim/bench_scheduler.py`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     args = parser.parse_args()
     print(f"sum(range(1_000_000)) on this machine now: {python_speed():.1f} ms")
-    for policy in ("efficient", "conservative"):
+    for policy in ("efficient", "past-future", "conservative"):
         print("\n".join(run(policy, args)), flush=True)
 
 

@@ -1,0 +1,45 @@
+"""One row per op and shape: its time and that of its peers, beside what a copy moves there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from device_time import copy_gb_per_s, median_ms
+
+__all__ = ["DeviceTable", "print_rows"]
+
+
+class DeviceTable:
+    """Collects rows; `tiny`: as few calls as run the code, which measures nothing."""
+
+    def __init__(self, device: str, tiny: bool) -> None:
+        self._device, self._repeats = torch.device(device), 1 if tiny else 30
+        num_bytes = 2**12 if tiny else 2**30
+        self._copy = copy_gb_per_s(self._device, num_bytes=num_bytes, repeats=self._repeats)
+        self.rows: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        name: str,
+        num_bytes: int,
+        ours: Callable[[], object],
+        peers: Mapping[str, Callable[[], object]],
+    ) -> None:
+        """num_bytes: what the op has to read and write."""
+        times = {"ours": ours, **peers}
+        row: dict[str, Any] = {"name": name}
+        for label, function in times.items():
+            row[f"{label}_ms"] = median_ms(function, self._device, repeats=self._repeats)
+        row["gb_per_s"] = num_bytes / row["ours_ms"] / 1e6
+        row["share_of_copy"] = row["gb_per_s"] / self._copy
+        self.rows.append(row)
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """One line each: name, ms of ours and the peers, GB/s, share of the copy's."""
+    for row in rows:
+        times = "  ".join(f"{k[:-3]} {v:.4f} ms" for k, v in row.items() if k.endswith("_ms"))
+        print(f"{row['name']:40s} {times}  {row['gb_per_s']:.0f} GB/s", end="")
+        print(f"  {row['share_of_copy']:.0%} of a copy", flush=True)

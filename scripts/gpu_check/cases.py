@@ -1,0 +1,106 @@
+"""Cases of a stage, run one after the other until its time is over; each is kept as it ends."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+NOT_A_MEASUREMENT = "not a measurement: a dry run on the CPU at tiny shapes"
+# a stage may take 8 minutes; no case is started after this
+STAGE_SECONDS = 420.0
+CONTEXT = """\
+Published elsewhere, on other machines, for context only. 2000 ShareGPT requests at 200/s, LLaMA-7B,
+one A800-80G: LightLLM 10.59 req/s, vLLM 0.1.2 5.53, TGI 2.70. Qwen3-14B, ShareGPT, one H100: SGLang
+FP8 10426 tokens/s in all, vLLM BF16 6596.
+"""
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """run: returns figures to be kept, raises if something is wrong."""
+
+    name: str
+    run: Callable[[], Figures]
+
+
+@dataclass(slots=True)
+class Results:
+    """A stage's results as JSON and as a readable page, written anew after each case."""
+
+    stage: str
+    machine: dict[str, Any]
+    dry_run: bool
+    cases: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, case_name: str, outcome: str, seconds: float, figures: Figures) -> None:
+        # a dry run's figures say nothing about a GPU: they are not kept anywhere
+        kept = {} if self.dry_run else {"seconds": round(seconds, 2), **figures}
+        self.cases.append({"case": case_name, "outcome": outcome, **kept})
+        shown = [f"{name}={value}" for name, value in kept.items() if name != "rows"]
+        print(" ".join([f"{outcome:8s} {case_name}", *shown]), flush=True)
+        self.write()
+
+    @property
+    def stem(self) -> Path:
+        folder = os.environ.get("OUT") or Path(__file__).parents[2] / "docs" / "benchmarks"
+        return Path(folder) / f"{datetime.date.today()}-gpu-{self.stage}"
+
+    def write(self) -> None:
+        if self.dry_run:
+            return
+        self.stem.parent.mkdir(parents=True, exist_ok=True)
+        document = {"stage": self.stage, "machine": self.machine, "cases": self.cases}
+        self.stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+        self.stem.with_suffix(".md").write_text(self._page())
+
+    def _page(self) -> str:
+        lines = [f"# `make gpu-check STAGE={self.stage}`", ""]
+        lines += [f"- {name}: {value}" for name, value in self.machine.items()]
+        lines += ["", "| case | outcome | figures |", "|---|---|---|"]
+        for case in self.cases:
+            hidden = ("case", "outcome", "rows")
+            figures = [f"{name} {value}" for name, value in case.items() if name not in hidden]
+            lines.append(f"| {case['case']} | {case['outcome']} | {'; '.join(figures)} |")
+        for case in self.cases:
+            if case.get("rows"):
+                lines += ["", f"## {case['case']}", "", *_table(case["rows"])]
+        return "\n".join([*lines, "", *([CONTEXT] if self.stage == "bench" else [])])
+
+
+def _table(rows: list[Figures]) -> list[str]:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    return lines + [f"| {' | '.join(_cell(row.get(name, '')) for name in names)} |" for row in rows]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_cell(one)}" for name, one in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def run_cases(cases: list[Case], results: Results, *, seconds: float = STAGE_SECONDS) -> bool:
+    """Whether every case passed; those that time did not allow are named as skipped."""
+    began = time.monotonic()
+    for case in cases:
+        if time.monotonic() - began > seconds:
+            results.add(case.name, "skipped", 0.0, {"why": "the stage's time is over"})
+            continue
+        case_began = time.monotonic()
+        outcome, figures = "passed", {}
+        try:
+            figures = case.run()
+        except Exception as error:  # a failed case must not keep the others from their turn
+            outcome, figures = "FAILED", {"error": f"{type(error).__name__}: {error}"[:500]}
+            traceback.print_exc()
+        results.add(case.name, outcome, time.monotonic() - case_began, figures)
+    return all(case["outcome"] != "FAILED" for case in results.cases)

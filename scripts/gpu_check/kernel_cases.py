@@ -1,0 +1,201 @@
+"""Every kernel against its reference at the shapes of real models, then each kernel's benchmark."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from cases import Case, Figures
+
+from lightllm_kernels.attention_batch import make_decode_batch, make_prefill_batch
+from lightllm_kernels.decode_attention import decode_attention, decode_attention_reference
+from lightllm_kernels.gated_activation import silu_and_mul, silu_and_mul_reference
+from lightllm_kernels.layer_norm import layer_norm, layer_norm_reference
+from lightllm_kernels.logprobs import token_logprobs, token_logprobs_reference
+from lightllm_kernels.prefill_attention import prefill_attention, prefill_attention_reference
+from lightllm_kernels.rms_norm import add_rms_norm, rms_norm_reference
+from lightllm_kernels.rotary_embedding import rotary_embedding, rotary_embedding_reference
+from lightllm_kernels.triton_launch import triton_everywhere
+from lightllm_kernels.workspace import Workspace
+from lightllm_kernels.write_kv import dequantise, quantise, write_kv, write_kv_reference
+
+ROOT = Path(__file__).parents[2]
+# ‖out - reference‖ / ‖reference‖; a wrong index gives about 1
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+# (query heads, KV heads, head dim): LLaMA-7B, Llama-3-8B, Phi-3's odd width
+REAL_HEADS = ((32, 32, 128), (32, 8, 128), (32, 32, 96))
+
+
+def check(out: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> Figures:
+    error = float((out.float() - wanted.float()).norm() / wanted.float().norm().clamp(min=1e-9))
+    # NaN never passes
+    if not error <= TOLERANCE[dtype]:
+        raise AssertionError(f"relative error {error:.2e}, allowed {TOLERANCE[dtype]:.0e}")
+    return {"relative_error": float(f"{error:.1e}")}
+
+
+def attention(
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: tuple[int, int, int],
+    lens: list[int],
+    *,
+    decode: bool,
+    int8: bool,
+) -> Figures:
+    """lens: contexts; a prefill chunk is the last half of each."""
+    query_heads, kv_heads, dim = heads
+    slots = sum(lens) + 1
+    kv = torch.randn(slots + 1, 2 * kv_heads, dim, device=device).to(dtype)
+    scales = None
+    if int8:
+        kv, scales = quantise(kv)
+    table = torch.zeros(len(lens), max(lens), dtype=torch.int32, device=device)
+    order, begin = torch.randperm(slots, dtype=torch.int32, device=device), 0
+    for row, length in enumerate(lens):
+        table[row, :length] = order[begin : begin + length]
+        begin += length
+    workspace, rows, scale = Workspace(device), list(range(len(lens))), dim**-0.5
+    if decode:
+        query = torch.randn(len(lens), query_heads, dim, device=device).to(dtype)
+        batch = make_decode_batch(table, rows, lens, padding_slot=slots)
+        out = decode_attention(query, kv, scales, table, batch, scale=scale, workspace=workspace)
+        wanted = decode_attention_reference(query, kv, scales, table, batch, scale=scale)
+    else:
+        starts = [length // 2 for length in lens]
+        chunk_lens = [length - start for length, start in zip(lens, starts, strict=True)]
+        query = torch.randn(sum(chunk_lens), query_heads, dim, device=device).to(dtype)
+        chunks = make_prefill_batch(table, rows, starts, chunk_lens, dtype=dtype)
+        out = prefill_attention(query, kv, scales, table, chunks, scale=scale, workspace=workspace)
+        wanted = prefill_attention_reference(query, kv, scales, table, chunks, scale=scale)
+    return check(out, wanted, dtype)
+
+
+def elementwise(device: torch.device, dtype: torch.dtype, tokens: int, width: int) -> Figures:
+    """Norms, gate, rotary, logprobs: the worst error."""
+    hidden, other = (torch.randn(tokens, width, device=device).to(dtype) for _ in range(2))
+    weight, bias = (torch.randn(width, device=device).to(dtype) for _ in range(2))
+    residual = other.clone()
+    normed = add_rms_norm(hidden, residual, weight, 1e-5)
+    pairs = [(normed, rms_norm_reference(other + hidden, weight, 1e-5)), (residual, other + hidden)]
+    pairs.append(
+        (layer_norm(hidden, weight, bias, 1e-5), layer_norm_reference(hidden, weight, bias, 1e-5))
+    )
+    pairs.append((silu_and_mul(hidden), silu_and_mul_reference(hidden)))
+    angles = torch.outer(torch.arange(tokens, device=device), torch.rand(8, device=device))
+    states = torch.randn(tokens, 3, 16, device=device).to(dtype)
+    tables = (angles.cos(), angles.sin(), torch.arange(tokens, device=device))
+    rotated = rotary_embedding_reference(states, *tables)
+    rotary_embedding(states, None, *tables)
+    pairs.append((states, rotated))
+    ids = torch.randint(0, width, (tokens,), device=device)
+    logits = hidden.float()
+    pairs.append((token_logprobs(logits, ids), token_logprobs_reference(logits, ids)))
+    return max((check(*pair, dtype) for pair in pairs), key=lambda f: f["relative_error"])
+
+
+def kv_write(
+    device: torch.device, dtype: torch.dtype, tokens: int, heads: int, dim: int, *, int8: bool
+) -> Figures:
+    key, value = (torch.randn(tokens, heads, dim, device=device).to(dtype) for _ in range(2))
+    slots = torch.randperm(2 * tokens, device=device)[:tokens]
+    pools = []
+    for write in (write_kv, write_kv_reference):
+        pool_dtype = torch.int8 if int8 else dtype
+        kv = torch.zeros(2 * tokens, 2 * heads, dim, dtype=pool_dtype, device=device)
+        scales = (
+            torch.zeros(2 * tokens, 2 * heads, dtype=torch.float16, device=device) if int8 else None
+        )
+        write(key, value, kv, scales, slots)
+        pools.append(kv if scales is None else dequantise(kv, scales))
+    return check(*pools, torch.float16 if int8 else dtype)
+
+
+def own_tests() -> Figures:
+    """tests/kernels on this device, those marked gpu included."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--no-header",
+        "-x",
+        str(ROOT / "tests/kernels"),
+    ]
+    paths = [str(ROOT / name) for name in ("kernels", "server")]
+    result = subprocess.run(
+        [*command, "-m", "gpu or not whole"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        timeout=300,
+        # nothing is installed on the machine of the check
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])},
+    )
+    summary = result.stdout.strip().splitlines()[-1:] or [""]
+    if result.returncode:
+        raise AssertionError(result.stdout[-3000:])
+    return {"pytest": summary[0]}
+
+
+def benchmark(path: Path, device: torch.device, *, tiny: bool) -> Figures:
+    """The rows that a kernel's benchmark returns."""
+    sys.path.insert(0, str(path.parent))
+    try:
+        module = importlib.import_module(path.stem)
+    finally:
+        sys.path.pop(0)
+    return {"rows": module.run(device, tiny)}
+
+
+def in_triton(run: partial[Figures]) -> Figures:
+    """Through the Triton kernel also without a GPU, in the interpreter."""
+    with triton_everywhere(), torch.inference_mode():
+        torch.manual_seed(0)
+        return run()
+
+
+def make_cases(device: torch.device, *, tiny: bool) -> list[Case]:
+    # the interpreter computes garbage from bfloat16
+    dtypes = (torch.float16,) if tiny else (torch.float16, torch.bfloat16, torch.float32)
+    all_heads = ((4, 2, 16),) if tiny else REAL_HEADS
+    lens = [5, 33] if tiny else [1, 17, 128, 1000, 2048, 4000]
+    cases = []
+
+    def add(name: str, run: partial[Figures]) -> None:
+        cases.append(Case(name, partial(in_triton, run)))
+
+    for dtype in dtypes:
+        kind = str(dtype).removeprefix("torch.")
+        tokens, width = (7, 48) if tiny else (1000, 4096)
+        add(
+            f"norms, gate, rotary, logprobs, {kind}",
+            partial(elementwise, device, dtype, tokens, width),
+        )
+        for int8 in (False, True):
+            pool = "int8 KV" if int8 else "KV"
+            add(
+                f"{pool} write, {kind}",
+                partial(kv_write, device, dtype, tokens, 2, 16 if tiny else 128, int8=int8),
+            )
+            for heads in all_heads:
+                for decode in (True, False):
+                    what = "decode" if decode else "prefill"
+                    name = f"{what} attention, {pool}, {kind}, heads {heads}"
+                    add(
+                        name,
+                        partial(attention, device, dtype, heads, lens, decode=decode, int8=int8),
+                    )
+    if not tiny:
+        cases.append(Case("tests/kernels", own_tests))
+    for path in sorted((ROOT / "benchmarks" / "kernels").glob("bench_*.py")):
+        if "\ndef run(device" in path.read_text():
+            cases.append(Case(path.stem, partial(benchmark, path, device, tiny=tiny)))
+    return cases
