@@ -238,7 +238,9 @@ def main() -> None:
     for line in report:
         print(f"  {line}")
     if target is None:
-        print("\nLook around:  export KUBECONFIG=$PWD/.cluster/kubeconfig; kubectl get lld -A")
+        kubectl = local_cluster().kubectl
+        print("\nLook around:  export KUBECONFIG=$PWD/.cluster/kubeconfig")
+        print(f"              {kubectl} get lld -A")
     print("Clean up:     make demo-down")
 
 
