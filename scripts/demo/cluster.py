@@ -224,11 +224,12 @@ def main() -> None:
     options = parser.parse_args()
     began = time.monotonic()
     try:
-        target = own_cluster()
+        own = own_cluster()
         if options.down:
-            down(target)
+            down(own)
             return
-        report, story = tell(target or local_cluster())
+        target = own or local_cluster()
+        report, story = tell(target)
     except DemoError as error:
         sys.exit(f"demo: {error}")
     if options.csv:
@@ -237,10 +238,9 @@ def main() -> None:
     print(f"\nReport ({time.monotonic() - began:.0f} s in all)")
     for line in report:
         print(f"  {line}")
-    if target is None:
-        kubectl = local_cluster().kubectl
+    if own is None:
         print("\nLook around:  export KUBECONFIG=$PWD/.cluster/kubeconfig")
-        print(f"              {kubectl} get lld -A")
+        print(f"              {target.kubectl} get lld -A")
     print("Clean up:     make demo-down")
 
 
