@@ -143,6 +143,15 @@ class SamplingParams(_Message, frozen=True, kw_only=True):
     logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
     prompt_logprobs: Annotated[int, Meta(ge=0, le=100)] | None = None
 
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the tokens so far change the logits of the next one."""
+        return (
+            self.repetition_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
+
 
 class TextOptions(_Message, frozen=True, kw_only=True):
     """What detok needs to know of a request; the router passes it on unread."""

@@ -14,19 +14,10 @@ from lightllm_server.engine.staging import Uploader
 from lightllm_server.messages import SamplingParams
 from lightllm_server.router.step_plan import Int32Array, RowStart
 
-__all__ = ["PenalisedRows", "TokenCounts", "uses_penalties"]
+__all__ = ["PenalisedRows", "TokenCounts"]
 
 _FIRST_ROWS = 8
 _NO_STATE = -1
-
-
-def uses_penalties(sampling: SamplingParams) -> bool:
-    """Whether the row's past tokens change its logits."""
-    return (
-        sampling.repetition_penalty != 1.0
-        or sampling.presence_penalty != 0.0
-        or sampling.frequency_penalty != 0.0
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +65,7 @@ class TokenCounts:
         """Begin a row with the tokens it has; frees what the row held before."""
         if (old := self._states.pop(start.row, None)) is not None:
             self._free.append(old[0])
-        if not uses_penalties(start.sampling):
+        if not start.sampling.has_penalties:
             return
         if not self._free:
             self._grow()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lightllm_server.messages import SamplingParams
 from lightllm_server.router.request import Choice, Request
 from lightllm_server.router.row_table import IntArray, RowTable
 from lightllm_server.router.step_plan import Int32Array, RowCopy, RowStart, StepPlan
@@ -63,7 +62,7 @@ class StepBuilder:
                 prefix_slots=prefix_slots,
                 sampling=sampling,
                 prompt_len=len(request.prompt),
-                token_ids=tuple(choice.known.tolist()) if _has_penalties(sampling) else (),
+                token_ids=tuple(choice.known.tolist()) if sampling.has_penalties else (),
             )
         )
         choice.started = True
@@ -126,11 +125,3 @@ class StepBuilder:
 
 def _int32(values: list[int] | IntArray) -> Int32Array:
     return np.array(values, dtype=np.int32)
-
-
-def _has_penalties(sampling: SamplingParams) -> bool:
-    return (
-        sampling.repetition_penalty != 1
-        or sampling.presence_penalty != 0
-        or sampling.frequency_penalty != 0
-    )
