@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from device_table import DeviceTable, print_rows
-from measure import require_passing
+from device_table import DeviceTable, test_and_run
 from torch.nn import functional
 
 from lightllm_kernels.gated_activation import (
@@ -118,14 +117,5 @@ def _add_write_kv(table: DeviceTable, device: str, tokens: int, num_slots: int) 
     )
 
 
-def main() -> None:
-    require_passing("test_triton_elementwise.py")
-    with torch.inference_mode():
-        if torch.cuda.is_available():
-            print_rows(run("cuda", tiny=False))
-        else:
-            print(f"{len(run('cpu', tiny=True))} rows ran without a GPU: not a measurement")
-
-
 if __name__ == "__main__":
-    main()
+    test_and_run("test_triton_elementwise.py", run)

@@ -10,8 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from device_table import DeviceTable, print_rows
-from measure import require_passing
+from device_table import DeviceTable, test_and_run
 
 from lightllm_kernels.logprobs import token_logprobs, token_logprobs_reference, top_logprobs
 from lightllm_kernels.penalties import add_logit_bias, apply_penalties, count_tokens
@@ -144,14 +143,5 @@ def _add_logprobs(table: DeviceTable, logits: torch.Tensor) -> None:
     )
 
 
-def main() -> None:
-    require_passing("test_triton_sampling.py")
-    with torch.inference_mode():
-        if torch.cuda.is_available():
-            print_rows(run("cuda", tiny=False))
-        else:
-            print(f"{len(run('cpu', tiny=True))} rows ran without a GPU: not a measurement")
-
-
 if __name__ == "__main__":
-    main()
+    test_and_run("test_triton_sampling.py", run)

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from device_time import copy_gb_per_s, median_ms
+from measure import require_passing
 
-__all__ = ["DeviceTable", "print_rows"]
+__all__ = ["DeviceTable", "test_and_run"]
 
 
 class DeviceTable:
@@ -43,3 +44,13 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         times = "  ".join(f"{k[:-3]} {v:.4f} ms" for k, v in row.items() if k.endswith("_ms"))
         print(f"{row['name']:40s} {times}  {row['gb_per_s']:.0f} GB/s", end="")
         print(f"  {row['share_of_copy']:.0%} of a copy", flush=True)
+
+
+def test_and_run(test: str, run: Callable[[str, bool], list[dict[str, Any]]]) -> None:
+    """A benchmark: `run(device, tiny)` on a GPU, else only whether it runs; after its tests."""
+    require_passing(test)
+    with torch.inference_mode():
+        if torch.cuda.is_available():
+            print_rows(run("cuda", False))
+        else:
+            print(f"{len(run('cpu', True))} rows ran without a GPU: not a measurement")
