@@ -171,6 +171,8 @@ def decide(
         if not num_starting and running >= _BUSY_UP * capacity * len(samples):
             wanted = max(wanted, replicas + 1)
         reason = f"{waiting} requests wait for {replicas} pods, more than {target} each"
+    elif depth > target * (1 + tolerance):
+        reason = f"{waiting} requests wait, more than {target} per pod, and a pod loads already"
     elif depth < target * (1 - tolerance):
         load = waiting + running + len(missing) * (capacity + target)
         # the first request must not change what is wanted

@@ -19,9 +19,9 @@ from lightllm_operator.names import CHECK, FETCH, child_labels
 from lightllm_operator.pods import (
     PodProblem,
     fetching_address,
+    find_missing_volumes,
     find_problem,
     is_terminating,
-    waits_for_volumes_since,
 )
 from lightllm_operator.settings import Settings
 from lightllm_operator.spec import DeploymentSpec
@@ -30,9 +30,9 @@ __all__ = ["ModelReader", "ModelReading", "is_owned"]
 
 Object = dict[str, Any]
 
-# seconds until a Job is made again: one that failed, one that found a model that cannot be served
-_RETRY_S, _RECHECK_S = 60, 600
-_VOLUME_PATIENCE_S = 20
+# seconds until a Job is made again: one that failed, at first and at the most; one that found a
+# model that cannot be served
+_RETRY_S, _LONGEST_RETRY_S, _RECHECK_S = 60, 600, 600
 _POD_PATIENCE_S = 30
 
 
@@ -53,15 +53,17 @@ class ModelReader:
         self._settings = settings
         self._downloads = downloads
 
-    async def read(self, spec: DeploymentSpec, kept: str) -> ModelReading:
-        """kept: the report that the serving Deployment was made with, "" without one.
+    async def read(self, spec: DeploymentSpec, kept: str, failing_s: float = 0.0) -> ModelReading:
+        """kept: the report that the serving Deployment was made with, "" without one. failing_s:
+        for how long the model could not be read; the pauses between the tries grow with it.
 
         Raises RefusedError where the claim of the cache, or a Job, cannot be made.
         """
         claim = await self._apply_claim(spec)
         if (known := self.known(spec, kept, claim)).model is not None:
             return known
-        if is_cached(spec) and (fetching := await self._fetch(spec, claim)) is not None:
+        retry_s = min(max(_RETRY_S, failing_s / 2), _LONGEST_RETRY_S)
+        if is_cached(spec) and (fetching := await self._fetch(spec, claim, retry_s)) is not None:
             return fetching
         cluster, namespace = self._cluster, spec.namespace
         name = manifests.check_name(spec, self._settings)
@@ -83,7 +85,8 @@ class ModelReader:
                     await self._again_later(job, spec, _RETRY_S if is_claim else _RECHECK_S)
                 noted = {"job": name, **_uid(claim), "report": json.loads(text)}
                 return ModelReading(model, json.dumps(noted))
-        return ModelReading(problem=await self._job_problem(job, spec, pods, "CheckFailed"))
+        problem = await self._job_problem(job, spec, pods, "CheckFailed", retry_s)
+        return ModelReading(problem=problem)
 
     def known(self, spec: DeploymentSpec, kept: str, claim: Object | None = None) -> ModelReading:
         """By the report alone: empty where it is of another model or image, or where another claim
@@ -105,7 +108,9 @@ class ModelReader:
                     return found
         return None
 
-    async def _fetch(self, spec: DeploymentSpec, claim: Object | None) -> ModelReading | None:
+    async def _fetch(
+        self, spec: DeploymentSpec, claim: Object | None, retry_s: float
+    ) -> ModelReading | None:
         """How the Job that fills the cache does, None when it is full. claim: the managed one."""
         name = cache.fetch_name(spec, self._settings)
         job = await self._cluster.get("batch/v1", "Job", spec.namespace, name)
@@ -118,13 +123,13 @@ class ModelReader:
         if _has_condition(job, "Complete"):
             return None
         pods = await self._pods_of(spec, FETCH, name)
-        problem = await self._job_problem(job, spec, pods, "DownloadFailed")
+        problem = await self._job_problem(job, spec, pods, "DownloadFailed", retry_s)
         if problem is not None:
             return ModelReading(problem=problem)
         return ModelReading(download=await self.download(pods) or DownloadProgress(pod=name))
 
     async def _job_problem(
-        self, job: Object, spec: DeploymentSpec, pods: list[Object], reason: str
+        self, job: Object, spec: DeploymentSpec, pods: list[Object], reason: str, retry_s: float
     ) -> PodProblem | None:
         """Of a Job's pods, or with that reason of the Job; one that ended is made again later."""
         name, failed = job["metadata"]["name"], _has_condition(job, "Failed")
@@ -132,9 +137,9 @@ class ModelReader:
         trying = [pod for pod in pods if pod.get("status", {}).get("phase") != "Failed"]
         problem = find_problem(pods if failed else trying or pods)
         if problem is None:
-            problem = _volume_problem(spec, trying)
+            problem = find_missing_volumes(trying, spec.secrets, time.time())
         if failed or _has_condition(job, "Complete"):
-            await self._again_later(job, spec, _RETRY_S)
+            await self._again_later(job, spec, retry_s)
             said = "failed" if failed else "ended without a report"
             return problem or PodProblem(
                 reason, f"job {name} {said}; see `kubectl logs job/{name}`"
@@ -210,17 +215,3 @@ def _termination_message(pod: Object) -> str:
             text: str = message
             return text
     return ""
-
-
-def _volume_problem(spec: DeploymentSpec, pods: list[Object]) -> PodProblem | None:
-    """A pod whose Secret or claim is missing waits without an end, and without a word of why."""
-    for pod in pods:
-        since = waits_for_volumes_since(pod)
-        if since is not None and time.time() - since >= _VOLUME_PATIENCE_S:
-            token, credentials = spec.model.token_secret_ref, spec.model.credentials_secret_ref
-            secrets = [name for name in (token and token.name, credentials) if name]
-            asked = f"check that Secret {', '.join(secrets)} has its keys, or " if secrets else ""
-            name = pod["metadata"]["name"]
-            said = f"pod {name}: its volumes are missing; {asked}see `kubectl describe pod {name}`"
-            return PodProblem("SecretNotFound" if secrets else "VolumesNotMounted", said)
-    return None

@@ -12,19 +12,20 @@ from typing import Any
 __all__ = [
     "PodProblem",
     "fetching_address",
+    "find_missing_volumes",
     "find_problem",
     "find_refusal",
     "has_ended",
     "is_ready",
     "is_terminating",
     "unschedulable_since",
-    "waits_for_volumes_since",
 ]
 
 Object = Mapping[str, Any]
 
 _PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _EXIT_CONFIG = 78
+_VOLUME_PATIENCE_S = 20
 _FETCH_CONTAINER = "fetch"
 # reasons of `lightllm-server fetch`, each with what to do about it
 _FETCH_HINTS = {
@@ -33,7 +34,8 @@ _FETCH_HINTS = {
     "NotFound": "correct spec.model.uri, spec.model.revision or spec.model.endpoint",
     "InsufficientStorage": "raise spec.cache.size, free space in the claim, or use nodes with "
     "larger disks",
-    "DownloadFailed": "it is tried again",
+    "DownloadFailed": "check DNS, proxy and egress of the cluster, or name a mirror in "
+    "spec.model.endpoint; it is tried again",
 }
 
 
@@ -68,7 +70,24 @@ def unschedulable_since(pod: Object) -> float | None:
     return at.timestamp()
 
 
-def waits_for_volumes_since(pod: Object) -> float | None:
+def find_missing_volumes(
+    pods: Iterable[Object], secrets: Iterable[str], now: float
+) -> PodProblem | None:
+    """A pod whose Secret or claim is missing waits without an end, and without a word of why.
+
+    secrets: that the pods mount. now: Unix seconds.
+    """
+    for pod in pods:
+        since = _waits_for_volumes_since(pod)
+        if since is not None and now - since >= _VOLUME_PATIENCE_S:
+            name, named = pod["metadata"]["name"], ", ".join(secrets)
+            asked = f"check that Secret {named} has its keys, or " if named else ""
+            said = f"pod {name}: its volumes are missing; {asked}see `kubectl describe pod {name}`"
+            return PodProblem("SecretNotFound" if named else "VolumesNotMounted", said)
+    return None
+
+
+def _waits_for_volumes_since(pod: Object) -> float | None:
     """Unix seconds since which a pod that has a node cannot start, None if it could."""
     scheduled, started = (
         _condition(pod, kind) for kind in ("PodScheduled", "PodReadyToStartContainers")

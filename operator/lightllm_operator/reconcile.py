@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from lightllm_operator import manifests
@@ -30,6 +31,7 @@ from lightllm_operator.names import (
 )
 from lightllm_operator.pins import pin_of, unedited_pin, update_of
 from lightllm_operator.pods import (
+    find_missing_volumes,
     has_ended,
     is_ready,
     is_terminating,
@@ -90,11 +92,14 @@ class Reconciler:
         if owner is None or "deletionTimestamp" in owner["metadata"]:
             self._scaler.forget(key)
             return None
-        seen, delay = await self._bring_in_line(read(owner))
+        seen, delay = await self._bring_in_line(read(owner), _failing_seconds(owner))
         await self._status.tell(owner, seen)
         return delay
 
-    async def _bring_in_line(self, spec: DeploymentSpec) -> tuple[Observation, float | None]:
+    async def _bring_in_line(
+        self, spec: DeploymentSpec, failing_s: float
+    ) -> tuple[Observation, float | None]:
+        """failing_s: for how long the model could not be read."""
         cluster, key = self._cluster, Key(spec.namespace, spec.name)
         deployment = await cluster.get("apps/v1", "Deployment", *key)
         if deployment is not None and not is_owned(deployment, spec.uid):
@@ -114,7 +119,7 @@ class Reconciler:
         # what the pods were made with is known already: another default image changes none of it
         checked = spec if kept is None else replace(spec, image=kept.image)
         report = _annotation(deployment, ANNOTATION_REPORT)
-        reading, refused_error = await self._read_model(checked, report)
+        reading, refused_error = await self._read_model(checked, report, failing_s)
         model, serving = reading.model, deployment
         if refused_error is None and model is not None:
             try:
@@ -143,6 +148,7 @@ class Reconciler:
             pinned=pinned,
             deployment=serving,
             pods=pods,
+            missing_volumes=find_missing_volumes(pods, spec.secrets, time.time()),
             decision=decision,
             kv=self._scaler.kv_choice(key),
             last_scale_time=self._scaler.last_scale_time(key),
@@ -157,19 +163,20 @@ class Reconciler:
         return seen, None if settled else _SOON_S
 
     async def _read_model(
-        self, spec: DeploymentSpec, kept: str
+        self, spec: DeploymentSpec, kept: str, failing_s: float
     ) -> tuple[ModelReading, RefusedError | SpecError | None]:
         """What is known of the model, and why its pods must not be made."""
         try:
             check(spec)
-            reading = await self._models.read(spec, kept)
+            reading = await self._models.read(spec, kept, failing_s)
         except SpecError as error:
             # nothing is read by a wrong spec
             return self._models.known(spec, kept), error
         except RefusedError as error:
             return ModelReading(), error
         if reading.model is not None and reading.model.errors:
-            return reading, RefusedError("UnsupportedModel", "; ".join(reading.model.errors))
+            said = "; ".join((*reading.model.errors, *_where_to_look(spec, reading.model)))
+            return reading, RefusedError("UnsupportedModel", said)
         return reading, None
 
     # ------------------------------------------------------------ children
@@ -316,6 +323,24 @@ def _desired(spec: DeploymentSpec, deployment: Object | None, decision: Decision
     now = low if deployment is None else deployment["spec"].get("replicas", low)
     wanted = now if decision is None else decision.replicas
     return min(max(wanted, low), high)
+
+
+def _failing_seconds(owner: Object) -> float:
+    """Since when ModelAvailable is False for this spec; 0 if it is not."""
+    for told in owner.get("status", {}).get("conditions", ()):
+        current = told["observedGeneration"] == owner["metadata"]["generation"]
+        if told["type"] == "ModelAvailable" and told["status"] == "False" and current:
+            return time.time() - datetime.fromisoformat(told["lastTransitionTime"]).timestamp()
+    return 0.0
+
+
+def _where_to_look(spec: DeploymentSpec, model: ModelFacts) -> list[str]:
+    """The next step where a path has no model in it."""
+    if not any("no such" in error for error in model.errors):
+        return []
+    places = {"file": "a file:// path is one inside the serving image", "pvc": "or fill the claim"}
+    place = places.get(spec.model.uri.partition(":")[0])
+    return ["correct spec.model.uri" + (f" ({place})" if place else "")]
 
 
 def _annotation(child: Object | None, name: str) -> str:

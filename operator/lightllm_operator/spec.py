@@ -190,6 +190,13 @@ class DeploymentSpec:
     # of the metadata: the value of serving.lightllm.io/upgrade, if any
     upgrade_request: str | None = None
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Names of those that its pods or Jobs mount."""
+        keys = (self.model.token_secret_ref, self.api_key_secret_ref)
+        names = (*(key and key.name for key in keys), self.model.credentials_secret_ref)
+        return tuple(name for name in names if name)
+
 
 def parse(body: Object) -> DeploymentSpec:
     """`read` and `check`."""

@@ -21,12 +21,23 @@ __all__ = ["Observation", "summarise"]
 
 Object = Mapping[str, Any]
 
+# problems of a new revision's pods that do not pass by themselves
+_FATAL = (
+    "CrashLoopBackOff",
+    "ImagePullFailed",
+    "OutOfMemory",
+    "PodsRefused",
+    "SecretNotFound",
+    "VolumesNotMounted",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What one reconcile saw and decided.
 
     check_problem: why the model could not be read. download: of the model, while it lasts.
+    missing_volumes: of a serving pod.
     refused: why the spec cannot be run. kv: what the servers say of their KV cache. update: what a
     newer operator would change, or "".
     """
@@ -40,6 +51,7 @@ class Observation:
     pinned: Pinned | None = None
     deployment: Object | None = None
     pods: Sequence[Object] = ()
+    missing_volumes: PodProblem | None = None
     decision: Decision | None = None
     kv: KvChoice | None = None
     last_scale_time: str | None = None
@@ -135,9 +147,9 @@ def _autoscaling(decision: Decision, last_scale: str | None, before: Object) -> 
 
 def _conditions(seen: Observation, before: Object) -> list[_Condition]:
     config, model = _standing_verdict(seen, before) or (_config_valid(seen), _model_available(seen))
-    progressing, available = _progressing(seen), _available(seen)
+    progressing, available = _progressing(seen, before), _available(seen)
     conditions = [
-        _ready(seen, config, model, available),
+        _ready(seen, config, model, progressing, available),
         config,
         model,
         progressing,
@@ -165,7 +177,7 @@ def _standing_verdict(seen: Observation, before: Object) -> tuple[_Condition, _C
     not be read, is only looked at again; the first bytes of a download are news."""
     if seen.model or seen.check_problem or seen.refused:
         return None
-    told = {condition["type"]: condition for condition in before.get("conditions", ())}
+    told = _told(before)
     config, model = told.get("ConfigValid"), told.get("ModelAvailable")
     if config is None or model is None or model["observedGeneration"] != seen.spec.generation:
         return None
@@ -173,6 +185,11 @@ def _standing_verdict(seen: Observation, before: Object) -> tuple[_Condition, _C
     if config["reason"] != "UnsupportedModel" and not unread:
         return None
     return _Condition.read(config), _Condition.read(model)
+
+
+def _told(status: Object) -> dict[str, Object]:
+    """Its conditions by type."""
+    return {condition["type"]: condition for condition in status.get("conditions", ())}
 
 
 def _config_valid(seen: Observation) -> _Condition:
@@ -198,6 +215,8 @@ def _model_available(seen: Observation) -> _Condition:
         return _Condition("ModelAvailable", "Unknown", "Downloading", message)
     if seen.model is None:
         return _Condition("ModelAvailable", "Unknown", "Checking", f"{uri} is being read")
+    if isinstance(seen.refused, RefusedError) and seen.model.errors:
+        return _Condition("ModelAvailable", "False", "UnsupportedModel", str(seen.refused))
     return _Condition("ModelAvailable", "True", "Found", f"{uri} was read")
 
 
@@ -209,7 +228,7 @@ def _amount(download: DownloadProgress) -> str:
     return f"{percent} %, {done} of {total} MB"
 
 
-def _progressing(seen: Observation) -> _Condition:
+def _progressing(seen: Observation, before: Object) -> _Condition:
     deployment = seen.deployment
     if deployment is None:
         return _Condition("Progressing", "False", "NotStarted", "there is no Deployment yet")
@@ -222,19 +241,32 @@ def _progressing(seen: Observation) -> _Condition:
                 "ProgressDeadlineExceeded",
                 f"deployment {seen.spec.name}: {condition['message']}; see Available for the cause",
             )
+    told = _told(before).get("Progressing", {"reason": "NotStarted"})
     observed = counts.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    if not observed and told["reason"] != "NotStarted":
+        # the counts are of another spec, or of another number of pods
+        return _Condition.read(told)
     updated, total = counts.get("updatedReplicas", 0), counts.get("replicas", 0)
-    if not observed or updated < min(seen.desired, 1) or total > updated:
-        old = max(0, total - updated)
-        message = f"{updated} of {seen.desired} pods are of the new revision, {old} of an old one"
-        return _Condition("Progressing", "True", "NewRevision", message)
-    return _Condition("Progressing", "False", "RolloutComplete", "all pods are of one revision")
+    old = max(0, total - updated)
+    # pods that fail after a rollout do not begin another
+    serves = told["reason"] == "RolloutComplete" or counts.get("availableReplicas", 0) > 0
+    if not old and updated >= min(seen.desired, 1) and (serves or not seen.desired):
+        return _Condition("Progressing", "False", "RolloutComplete", "all pods are of one revision")
+    if (problem := _problem(seen)) is not None and problem.reason in _FATAL:
+        return _Condition("Progressing", "False", "RolloutFailing", problem.message)
+    message = f"{updated} of {seen.desired} pods are of the new revision, {old} of an old one"
+    return _Condition("Progressing", "True", "NewRevision", message)
+
+
+def _problem(seen: Observation) -> PodProblem | None:
+    """The most telling one of the pods, or why there are none."""
+    return find_problem(seen.pods) or seen.missing_volumes or find_refusal(seen.deployment or {})
 
 
 def _available(seen: Observation) -> _Condition:
     ready = sum(map(is_ready, seen.pods))
     least = seen.spec.autoscaling.min_replicas if seen.spec.autoscaling else min(seen.desired, 1)
-    problem = find_problem(seen.pods) or find_refusal(seen.deployment or {})
+    problem = _problem(seen)
     if ready >= least:
         message = f"{ready} of {seen.desired} pods serve"
         if problem is not None:
@@ -242,7 +274,10 @@ def _available(seen: Observation) -> _Condition:
         return _Condition("Available", "True", "MinimumReplicasAvailable", message)
     if problem is not None:
         return _Condition("Available", "False", problem.reason, problem.message)
-    message = f"{ready} of at least {least} pods serve, the others start: see `kubectl logs`"
+    message = (
+        f"{ready} of at least {least} pods serve, the others start or fail their probes: see "
+        "`kubectl describe pod` and `kubectl logs`"
+    )
     if seen.download is not None:
         message = f"pod {seen.download.pod} fetches the model: {_amount(seen.download)}"
     elif seen.deployment is None:
@@ -294,7 +329,11 @@ def _gpus_underused(count: int, pinned: Pinned) -> _Condition:
 
 
 def _ready(
-    seen: Observation, config: _Condition, model: _Condition, available: _Condition
+    seen: Observation,
+    config: _Condition,
+    model: _Condition,
+    progressing: _Condition,
+    available: _Condition,
 ) -> _Condition:
     ready = sum(map(is_ready, seen.pods))
     serving = f"; {ready} pods of the earlier spec go on serving" if ready else ""
@@ -311,6 +350,8 @@ def _ready(
         return _Condition(
             "Ready", "False", "Downloading" if fetched else "Progressing", model.message
         )
+    if progressing.reason == "RolloutFailing" and (problem := _problem(seen)) is not None:
+        return _Condition("Ready", "False", problem.reason, problem.message + serving)
     if available.status == "True":
         return _Condition("Ready", "True", "Serving", available.message)
     reason = "Progressing" if available.reason == "NoReadyReplicas" else available.reason

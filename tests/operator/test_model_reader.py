@@ -107,8 +107,9 @@ def cluster():
 
 @pytest.fixture
 def read(cluster):
-    def once(kept: str = "", **spec):
-        return asyncio.run(ModelReader(cluster, SETTINGS, Downloads()).read(spec_of(**spec), kept))
+    def once(kept: str = "", failing_s: float = 0.0, **spec):
+        reader = ModelReader(cluster, SETTINGS, Downloads())
+        return asyncio.run(reader.read(spec_of(**spec), kept, failing_s))
 
     return once
 
@@ -184,6 +185,20 @@ def test_a_failed_fetch_is_told_and_made_again_after_a_while(cluster, read):
     cluster.pods.clear()
     assert read(**CACHED).download is not None
     assert cluster.names("Job") == [job]
+
+
+@pytest.mark.parametrize(
+    ("failing_s", "ended_s", "made_again"),
+    [(0, 50, False), (100, 70, True), (600, 200, False), (600, 310, True), (9000, 610, True)],
+)
+def test_the_pauses_between_tries_grow_with_the_time_that_it_fails(
+    cluster, read, failing_s, ended_s, made_again
+):
+    read(**CACHED)
+    [job] = cluster.names("Job")
+    cluster.end(job, "Failed", seconds_ago=ended_s)
+    read(failing_s=failing_s, **CACHED)
+    assert (cluster.names("Job") == []) == made_again
 
 
 def test_while_another_pod_tries_the_failure_before_is_history(cluster, read):

@@ -13,8 +13,8 @@ from lightllm_operator.facts import DownloadProgress, ModelFacts, Pinned
 from lightllm_operator.pods import (
     PodProblem,
     fetching_address,
+    find_missing_volumes,
     find_problem,
-    waits_for_volumes_since,
 )
 from lightllm_operator.sizing import KvChoice
 from lightllm_operator.status import Observation, summarise
@@ -375,15 +375,106 @@ def test_a_pod_that_fetches_for_itself_tells_too():
 
 
 @pytest.mark.parametrize(
-    ("scheduled", "started", "since"),
-    [("True", "False", 1767225600.0), ("True", "True", None), ("False", "False", None)],
+    ("scheduled", "started", "seconds", "told"),
+    [
+        ("True", "False", 30, True),
+        ("True", "False", 10, False),
+        ("True", "True", 30, False),
+        ("False", "False", 30, False),
+    ],
 )
-def test_since_when_volumes_are_waited_for(scheduled, started, since):
+def test_missing_volumes_are_told_after_a_while(scheduled, started, seconds, told):
     conditions = [
         {"type": "PodScheduled", "status": scheduled, "lastTransitionTime": NOW},
         {"type": "PodReadyToStartContainers", "status": started, "lastTransitionTime": NOW},
     ]
-    assert waits_for_volumes_since(pod_of("p0", conditions=conditions)) == since
+    pods, now = [pod_of("p0", conditions=conditions)], 1767225600.0 + seconds
+    problem = find_missing_volumes(pods, ["keys", "hub"], now)
+    assert (problem is not None) == told
+    if told:
+        assert problem.reason == "SecretNotFound"
+        assert "Secret keys, hub" in problem.message
+        assert find_missing_volumes(pods, [], now).reason == "VolumesNotMounted"
+        shown = conditions_of(observation(pods=pods, missing_volumes=problem))
+        assert shown["Available"] == shown["Ready"] == ("False", "SecretNotFound")
+
+
+def rollout(generation=2, observed=2, replicas=1, updated=1, available=1):
+    """A Deployment with these counts."""
+    counts = {"replicas": replicas, "updatedReplicas": updated, "availableReplicas": available}
+    return {
+        "metadata": {"name": "demo", "generation": generation},
+        "spec": {},
+        "status": {"observedGeneration": observed, **counts},
+    }
+
+
+def test_a_rollout_is_told_from_its_first_new_pod_to_the_last_old_one():
+    serving = [pod_of("p0", ready=True)]
+    status, told = {}, []
+    for deployment in (
+        rollout(1, 0, 0, 0, 0),
+        rollout(1, 1, 1, 1, 0),
+        rollout(1, 1),
+        # a new number of pods, not yet counted, then counted
+        rollout(2, 1, 3, 1, 1),
+        rollout(2, 2, 3, 3, 1),
+        # an edit
+        rollout(3, 2, 3, 3, 3),
+        rollout(3, 3, 4, 1, 3),
+        rollout(3, 3, 3, 3, 3),
+    ):
+        status = summarise(observation(deployment=deployment, pods=serving), status, NOW)
+        told.append(condition(status, "Progressing")["reason"])
+    new, done = "NewRevision", "RolloutComplete"
+    assert told == [new, new, done, done, done, done, new, done]
+
+
+def test_an_edit_whose_pods_fail_is_told_while_the_old_ones_serve():
+    complete = summarise(
+        observation(deployment=rollout(), pods=[pod_of("p0", ready=True)]), {}, NOW
+    )
+    crash = container(state={"terminated": {"exitCode": 78, "message": "unrecognized --x"}})
+    pods = [pod_of("p1", ready=True), crash]
+    seen = observation(deployment=rollout(3, 3, 2, 1, 1), pods=pods)
+    failing = summarise(seen, complete, LATER)
+    assert condition(failing, "Progressing")["reason"] == "RolloutFailing"
+    assert condition(failing, "Available")["status"] == "True"
+    ready = condition(failing, "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", "CrashLoopBackOff")
+    assert "unrecognized --x" in ready["message"]
+    assert "1 pods of the earlier spec go on serving" in ready["message"]
+    told = [(kind, reason) for kind, reason, _ in transitions(complete, failing)]
+    assert told == [("Warning", "RolloutFailing")]
+    # a pod that crashes without a rollout leaves the others' word
+    lost = summarise(observation(deployment=rollout(2, 2, 2, 2, 1), pods=pods), complete, LATER)
+    assert condition(lost, "Ready")["reason"] == "Serving"
+
+
+def test_a_new_number_of_pods_is_an_event_with_its_reason():
+    spec = spec_of(autoscaling={"maxReplicas": 3})
+    serving = [pod_of("p0", ready=True)]
+    decision = Decision(replicas=1, reason="idle")
+    before = summarise(observation(spec=spec, pods=serving, decision=decision), {}, NOW)
+    decision = Decision(replicas=3, reason="9 requests wait")
+    seen = observation(spec=spec, desired=3, pods=serving, decision=decision)
+    notes = transitions(before, summarise(seen, before, LATER))
+    assert ("Normal", "Scaled", "1 to 3 pods: 9 requests wait") in notes
+
+
+def test_what_the_spec_asks_for_is_no_warning():
+    before = summarise(observation(pods=[pod_of("p0", ready=True)]), {}, NOW)
+    off = summarise(observation(spec=spec_of(suspend=True), desired=0), before, LATER)
+    kinds = {reason: kind for kind, reason, _ in transitions(before, off)}
+    assert kinds["Suspended"] == "Normal"
+    assert "Warning" not in kinds.values()
+
+
+def test_a_model_that_cannot_be_served_is_not_found_either():
+    model = replace(MODEL, errors=("/models/x: no such directory",))
+    refused = RefusedError("UnsupportedModel", "/models/x: no such directory")
+    shown = conditions_of(observation(model=model, refused=refused))
+    assert shown["ModelAvailable"] == shown["ConfigValid"] == ("False", "UnsupportedModel")
 
 
 def test_the_kv_cache_is_what_the_servers_made_of_auto():
