@@ -85,7 +85,7 @@ class ModelReader:
                     await self._again_later(job, spec, _RETRY_S if is_claim else _RECHECK_S)
                 noted = {"job": name, **_uid(claim), "report": json.loads(text)}
                 return ModelReading(model, json.dumps(noted))
-        problem = await self._job_problem(job, spec, pods, "CheckFailed", retry_s)
+        problem = await self._job_problem(job, spec, pods, retry_s, "CheckFailed")
         return ModelReading(problem=problem)
 
     def known(self, spec: DeploymentSpec, kept: str, claim: Object | None = None) -> ModelReading:
@@ -123,13 +123,13 @@ class ModelReader:
         if _has_condition(job, "Complete"):
             return None
         pods = await self._pods_of(spec, FETCH, name)
-        problem = await self._job_problem(job, spec, pods, "DownloadFailed", retry_s)
+        problem = await self._job_problem(job, spec, pods, retry_s, "DownloadFailed")
         if problem is not None:
             return ModelReading(problem=problem)
         return ModelReading(download=await self.download(pods) or DownloadProgress(pod=name))
 
     async def _job_problem(
-        self, job: Object, spec: DeploymentSpec, pods: list[Object], reason: str, retry_s: float
+        self, job: Object, spec: DeploymentSpec, pods: list[Object], retry_s: float, reason: str
     ) -> PodProblem | None:
         """Of a Job's pods, or with that reason of the Job; one that ended is made again later."""
         name, failed = job["metadata"]["name"], _has_condition(job, "Failed")
