@@ -83,9 +83,9 @@ def _split_bounds(seq_len, num_splits, WINDOW: tl.constexpr, BLOCK_N: tl.constex
     return first, tl.maximum(blocks, 1) * BLOCK_N
 
 
-# scalars that change between steps must not compile anew
+# what changes between steps must not compile anew
 @triton.jit(
-    do_not_specialize=["num_splits", "kv_heads", "group"],
+    do_not_specialize=["num_splits", "kv_heads", "group", "stride_lse_token", "stride_lse_head"],
     do_not_specialize_on_alignment=["rows_ptr", "seq_lens_ptr"],
 )
 def _decode_split_kernel(
@@ -199,7 +199,10 @@ def _decode_split_kernel(
     tl.store(out_ptrs, (acc / divisor[:, None]).to(out_ptr.dtype.element_ty), mask=mask_q)
 
 
-@triton.jit(do_not_specialize=["num_splits"], do_not_specialize_on_alignment=["seq_lens_ptr"])
+@triton.jit(
+    do_not_specialize=["num_splits", "stride_lse_token", "stride_lse_head"],
+    do_not_specialize_on_alignment=["seq_lens_ptr"],
+)
 def _combine_splits_kernel(
     partial_ptr,
     lse_ptr,

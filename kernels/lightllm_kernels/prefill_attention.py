@@ -168,7 +168,7 @@ def _find_chunk(block, start_locs_ptr, num_chunks, BLOCK_M: tl.constexpr):
     return low, tl.load(start_locs_ptr + low) // BLOCK_M + low
 
 
-# scalars that change between steps must not compile anew
+# what changes between steps must not compile anew
 @triton.jit(
     do_not_specialize=["num_chunks", "kv_heads", "group"],
     do_not_specialize_on_alignment=["rows_ptr", "starts_ptr", "lens_ptr", "start_locs_ptr"],

@@ -93,7 +93,16 @@ def make_random_rows(
     )
 
 
-@triton.jit(do_not_specialize=["num_random"])
+@triton.jit(
+    do_not_specialize=["num_random"],
+    do_not_specialize_on_alignment=[
+        "rows_ptr",
+        "temperature_ptr",
+        "limits_ptr",
+        "seeds_ptr",
+        "positions_ptr",
+    ],
+)
 def _offers_kernel(
     logits_ptr,
     offers_ptr,

@@ -120,7 +120,15 @@ def _points_below(best, scale, index, POINTS: tl.constexpr):
     return order_key(best - distance / scale).to(tl.int64)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize_on_alignment=[
+        "rows_ptr",
+        "temperature_ptr",
+        "top_k_ptr",
+        "top_p_ptr",
+        "min_p_ptr",
+    ]
+)
 def _score_limits_kernel(
     logits_ptr,
     rows_ptr,

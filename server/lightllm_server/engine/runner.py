@@ -18,14 +18,14 @@ import torch
 
 from lightllm_server.config import ServerConfig
 from lightllm_server.engine.parallel import Ranks
-from lightllm_server.engine.profile import probe_plan, size_engine
+from lightllm_server.engine.probe_plans import probe_plan, warm_plans
+from lightllm_server.engine.profile import size_engine
 from lightllm_server.engine.prompt_logprobs import ChunkLogprobs, PromptScorer
 from lightllm_server.engine.sampler import Sampler
 from lightllm_server.engine.shard import ModelShard
 from lightllm_server.engine.step_output import StepOutput
 from lightllm_server.engine_info import EngineInfo
 from lightllm_server.errors import EXIT_SOFTWARE, EngineError
-from lightllm_server.messages import SamplingParams
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.router.step_plan import StepPlan, StepResult
 from lightllm_server.status_page import StatusRow
@@ -37,13 +37,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _COMPILE_TIMEOUT_S = 300.0
-# odd, a multiple of 16, and more than one block
-_WARM_TOKENS = (7, 16, 240)
-_WARM_SAMPLINGS = (
-    SamplingParams(temperature=0.0),
-    SamplingParams(temperature=1.0, repetition_penalty=1.1, logit_bias={0: 0.0}),
-    SamplingParams(temperature=1.0, top_k=20, top_p=0.9, min_p=0.01, logprobs=2),
-)
 
 
 class PlanSink(Protocol):
@@ -118,12 +111,12 @@ class ModelRunner:
     def warm_up(self) -> None:
         """Run a small step through sampling, so that the first request pays for no lazy work.
 
-        On CUDA a few more: kernels are compiled for the kinds of sampling and of chunk.
+        On CUDA a few more: kernels are compiled, also those of eager decode steps, which graphs do
+        not replace in steps that prefill too.
         """
         self.launch(probe_plan(self._shard, 1)).wait(60.0)
         if self._shard.device.type == "cuda":
-            for num_tokens, sampling in zip(_WARM_TOKENS, _WARM_SAMPLINGS, strict=True):
-                plan = probe_plan(self._shard, num_tokens, sampling)
+            for plan in warm_plans(self._shard):
                 self.launch(plan).wait(_COMPILE_TIMEOUT_S)
 
     def info(self) -> EngineInfo:
