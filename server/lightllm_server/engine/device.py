@@ -10,7 +10,7 @@ from lightllm_server.errors import ConfigError
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.models.kv_support import int8_kv_support
 
-__all__ = ["resolve_device", "resolve_dtype", "resolve_kv_dtype"]
+__all__ = ["is_device_fault", "resolve_device", "resolve_dtype", "resolve_kv_dtype"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _INT8_KV_COMPUTE_CAPABILITY = (7, 5)
@@ -24,6 +24,22 @@ def resolve_device(config: EngineConfig, rank: int) -> torch.device:
     if gpus and gpus >= config.tp:
         return torch.device("cuda", rank)
     return torch.device("cpu")
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether a CUDA call failed for another reason than memory, so that the context is lost.
+
+    torch raises AcceleratorError for the runtime's errors, a plain RuntimeError for those of its
+    libraries; Triton one for the driver's. Memory that is not there may be there for the next step.
+    """
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        return False
+    text = str(error)
+    if "out of memory" in text or "ALLOC_FAILED" in text:
+        return False
+    if isinstance(error, (torch.AcceleratorError, torch.cuda.CudaError)):
+        return True
+    return any(mark in text for mark in ("CUDA error", "CUDA driver error", "Triton Error [CUDA]"))
 
 
 def resolve_dtype(config: EngineConfig, model: ModelConfig, device: torch.device) -> torch.dtype:

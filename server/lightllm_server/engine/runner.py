@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from lightllm_server.config import ServerConfig
+from lightllm_server.engine.device import is_device_fault
 from lightllm_server.engine.parallel import Ranks
 from lightllm_server.engine.probe_plans import probe_plan, warm_plans
 from lightllm_server.engine.profile import size_engine
@@ -25,7 +26,7 @@ from lightllm_server.engine.sampler import Sampler
 from lightllm_server.engine.shard import ModelShard
 from lightllm_server.engine.step_output import StepOutput
 from lightllm_server.engine_info import EngineInfo
-from lightllm_server.errors import EXIT_SOFTWARE, EngineError
+from lightllm_server.errors import EXIT_SOFTWARE, DeviceError, EngineError
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.router.step_plan import StepPlan, StepResult
 from lightllm_server.status_page import StatusRow
@@ -53,7 +54,9 @@ class LaunchedStep:
         self._output = output
 
     def wait(self, timeout: float) -> StepResult:
-        """The step's result, at most `timeout` seconds later; raises EngineError if it failed."""
+        """The step's result, at most `timeout` seconds later; raises EngineError if it failed, and
+        DeviceError if no later one can succeed.
+        """
         try:
             return self._output.result(timeout).result()
         except FutureTimeoutError as error:
@@ -61,6 +64,8 @@ class LaunchedStep:
         except EngineError:
             raise
         except Exception as error:
+            if is_device_fault(error):
+                raise DeviceError(f"step {self._step} lost the device: {error}") from error
             raise EngineError(f"step {self._step} failed: {error}") from error
 
 

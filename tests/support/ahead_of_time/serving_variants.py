@@ -87,8 +87,8 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(shard_module, "make_uploader", _uploader),
-        mock.patch.object(decode_attention, "num_multiprocessors", lambda _: _MULTIPROCESSORS),
-        mock.patch.object(attention_configs, "compute_capability", lambda _: _SM),
+        mock.patch.object(decode_attention, "num_multiprocessors", return_value=_MULTIPROCESSORS),
+        mock.patch.object(attention_configs, "compute_capability", return_value=_SM),
         torch.inference_mode(),
     ):
         row = StatusPage.create(Path(folder) / "page", ["router"])["router"]
