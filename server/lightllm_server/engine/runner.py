@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Protocol, TypeVar
 
 import torch
@@ -58,8 +58,8 @@ class LaunchedStep:
         DeviceError if no later one can succeed.
         """
         try:
-            return self._output.result(timeout).result()
-        except FutureTimeoutError as error:
+            return self._finish(timeout)
+        except TimeoutError as error:
             raise EngineError(f"step {self._step} took longer than {timeout:g} s") from error
         except EngineError:
             raise
@@ -67,6 +67,11 @@ class LaunchedStep:
             if is_device_fault(error):
                 raise DeviceError(f"step {self._step} lost the device: {error}") from error
             raise EngineError(f"step {self._step} failed: {error}") from error
+
+    def _finish(self, timeout: float) -> StepResult:
+        deadline = time.monotonic() + timeout
+        output = self._output.result(timeout)
+        return output.result(deadline - time.monotonic())
 
 
 class ModelRunner:
