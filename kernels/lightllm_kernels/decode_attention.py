@@ -40,6 +40,8 @@ __all__ = ["decode_attention", "decode_attention_reference"]
 _MAX_BLOCK_H = 64
 # splits combined at once
 _BLOCK_S = 16
+# a split's least blocks: with one, no key is loaded while another is computed with
+_MIN_BLOCKS = tl.constexpr(2)
 
 
 def decode_attention_reference(
@@ -75,12 +77,15 @@ def decode_attention_reference(
 
 @triton.jit
 def _split_bounds(seq_len, num_splits, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Where the splits of a row begin, and the tokens of each but the last."""
+    """Where the splits of a row begin, and the tokens of each but the last.
+
+    A replayed launch has the splits of the longest context: a short row takes fewer of them.
+    """
     first = 0
     if WINDOW > 0:
         first = tl.maximum(seq_len - WINDOW, 0) // BLOCK_N * BLOCK_N
     blocks = tl.cdiv(tl.cdiv(seq_len - first, num_splits), BLOCK_N)
-    return first, tl.maximum(blocks, 1) * BLOCK_N
+    return first, tl.maximum(blocks, _MIN_BLOCKS) * BLOCK_N
 
 
 # what changes between steps must not compile anew

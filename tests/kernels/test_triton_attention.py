@@ -140,6 +140,23 @@ def test_decode_chooses_the_splits_itself(monkeypatch, small_blocks, assert_clos
     check_decode([300, 1, 77], (4, 2, 16), torch.float32, assert_close)
 
 
+def test_a_short_row_is_not_cut_into_splits_of_one_block(small_blocks, assert_close):
+    kv, _ = make_pool(2, 16, torch.float32)
+    lens = [128, 33, 16, 1, 300]
+    table = make_table(lens)
+    batch = make_decode_batch(table, [1, 2, 3, 4, 5], lens, padding_slot=SLOTS)
+    batch, workspace = replace(batch, num_splits=8), Workspace(DEVICE)
+    given = (make_query(5, 4, 2, 16, torch.float32), kv, None, table, batch)
+    # a split that a row does not take is left as it was
+    workspace.take("decode_split_lse", (5, 4, 8), torch.float32).fill_(float("nan"))
+    with triton_everywhere():
+        result = decode_attention(*given, scale=0.2, workspace=workspace)
+    written = ~workspace.take("decode_split_lse", (5, 4, 8), torch.float32).isnan()
+    # blocks of 16: two or more to a split
+    assert written[:, 0].sum(-1).tolist() == [4, 2, 1, 1, 7]
+    assert_close(result, decode_attention_reference(*given, scale=0.2))
+
+
 @pytest.mark.parametrize("splits", [1, 4])
 def test_rows_without_tokens_get_zeros_and_change_nothing(splits, small_blocks, assert_close):
     kv, _ = make_pool(2, 16, torch.float32)
