@@ -10,7 +10,7 @@ from lightllm_server.engine.shard import ModelShard
 from lightllm_server.messages import SamplingParams
 from lightllm_server.router.step_plan import RowStart, StepPlan
 
-__all__ = ["PROBE_CONTEXT", "most_probed", "probe_plan", "warm_plans"]
+__all__ = ["PROBE_CONTEXT", "largest_plan", "most_probed", "probe_plan", "warm_plans"]
 
 PROBE_CONTEXT = 2048
 
@@ -23,6 +23,17 @@ _WARM_STEPS = (
         SamplingParams(temperature=1.0, repetition_penalty=1.1, logit_bias={0: 0.0}),
     ),
     (240, 16, SamplingParams(temperature=1.0, top_k=20, top_p=0.9, min_p=0.01, logprobs=2)),
+)
+_EVERYTHING = SamplingParams(
+    temperature=1.0,
+    top_k=20,
+    top_p=0.9,
+    min_p=0.01,
+    repetition_penalty=1.1,
+    presence_penalty=0.1,
+    frequency_penalty=0.1,
+    logit_bias={0: 0.0},
+    logprobs=20,
 )
 
 
@@ -82,6 +93,20 @@ def probe_plan(
             )
         ),
     )
+
+
+def largest_plan(shard: ModelShard, num_tokens: int) -> StepPlan:
+    """A step of so many tokens that takes the most memory: every row is in it and is sampled with
+    all that a request may ask for.
+
+    One decode row is as long as any may become: it sets the number of splits, and so the scratch
+    memory, of all.
+    """
+    num_tokens = min(num_tokens, most_probed(shard))
+    num_chunks = -(-num_tokens // _longest_chunk(shard))
+    decodes = max(0, min(shard.num_rows, num_tokens) - num_chunks)
+    lens = [shard.max_length, *[1] * decodes][:decodes]
+    return probe_plan(shard, num_tokens - decodes, _EVERYTHING, decode_lens=lens)
 
 
 def warm_plans(shard: ModelShard) -> Iterator[StepPlan]:

@@ -17,7 +17,13 @@ from lightllm_kernels.prefill_attention import prefill_bytes_per_position
 from lightllm_server.config import ServerConfig
 from lightllm_server.engine.cuda_graphs import CudaRecorder
 from lightllm_server.engine.host_memory import PeakMemory, read_host_memory
-from lightllm_server.engine.probe_plans import PROBE_CONTEXT, most_probed, probe_plan
+from lightllm_server.engine.probe_plans import (
+    PROBE_CONTEXT,
+    largest_plan,
+    most_probed,
+    probe_plan,
+)
+from lightllm_server.engine.sampler import Sampler
 from lightllm_server.engine.shard import ModelShard
 from lightllm_server.errors import ConfigError
 from lightllm_server.router.step_plan import StepPlan
@@ -37,13 +43,15 @@ _MAX_BATCH_TOKENS = 8192
 # than it saves
 _CPU_MAX_SLOTS = 2**18
 _MIN_SLOTS = 16
-# raw and adjusted logits, and two temporaries of the sampler
+# on the CPU: raw and adjusted logits, and two temporaries of the sampler
 _LOGITS_COPIES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Tokens per step, and the bytes that the largest such step takes beside weights and cache."""
+    """Tokens per step, and the bytes that the largest such step takes beside weights, cache and
+    what is kept from step to step; on the CPU without its sampling.
+    """
 
     batch_tokens: int
     step_bytes: int
@@ -110,10 +118,30 @@ def _measure_graphs(config: ServerConfig, shard: ModelShard, recorder: CudaRecor
 def _measure_cuda(config: ServerConfig, shard: ModelShard) -> _Measured:
     tokens = config.router.batch_max_tokens or min(_MAX_BATCH_TOKENS, most_probed(shard))
     torch.cuda.reset_peak_memory_stats(shard.device)
-    held = torch.cuda.memory_allocated(shard.device)
-    _run(shard, probe_plan(shard, min(tokens, most_probed(shard))))
+    _run_and_sample(shard, largest_plan(shard, tokens))
     torch.cuda.synchronize(shard.device)
-    return _Measured(tokens, torch.cuda.max_memory_allocated(shard.device) - held)
+    # scratch memory that the step has left behind is in use already
+    kept = torch.cuda.memory_allocated(shard.device)
+    return _Measured(tokens, torch.cuda.max_memory_allocated(shard.device) - kept)
+
+
+def _run_and_sample(shard: ModelShard, plan: StepPlan) -> None:
+    """With a sampler of its own, whose tables are freed: they count as the step's."""
+    logits = shard.sample_logits(shard.forward(plan), plan)
+    if shard.ranks.rank:
+        # rank 0 samples for all
+        return
+    model = shard.model_config
+    sampler = Sampler(
+        num_rows=shard.num_rows,
+        vocab_size=model.vocab_size,
+        eos_ids=model.eos_ids,
+        device=shard.device,
+        uploader=shard.uploader,
+    )
+    for start in plan.starts:
+        sampler.start(start)
+    sampler.sample(logits, plan)
 
 
 def _measure_cpu(config: ServerConfig, shard: ModelShard) -> _Measured:
@@ -206,12 +234,12 @@ def _long_context_bytes(shard: ModelShard, num_tokens: int) -> int:
 def _room_for_cache(config: ServerConfig, shard: ModelShard, measured: _Measured) -> int:
     """Bytes on this rank, beside the weights and the largest step; negative if those do not fit."""
     fraction = config.engine.mem_fraction
-    vocab_size = shard.model_config.vocab_size
-    step = measured.step_bytes + _LOGITS_COPIES * 4 * shard.num_rows * vocab_size
+    step = measured.step_bytes
     if shard.device.type == "cuda":
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(shard.device)
         return int(total * fraction) - (total - free) - step
+    step += _LOGITS_COPIES * 4 * shard.num_rows * shard.model_config.vocab_size
     step += _long_context_bytes(shard, measured.batch_tokens)
     memory = read_host_memory()
     # the ranks share the machine, and what they have loaded is in use already
