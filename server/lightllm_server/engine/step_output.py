@@ -86,6 +86,6 @@ class StepOutput:
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    # torch keeps pinned blocks and hands one out again once the copy from it is done
+    # torch keeps pinned blocks and hands one out again once the copy to it is done
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
