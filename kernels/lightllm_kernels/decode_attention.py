@@ -24,15 +24,14 @@ from lightllm_kernels.attention_options import (
     LOG2_E,
     PLAIN,
     AttentionOptions,
-    adjust,
     adjust_in_base_2,
 )
+from lightllm_kernels.attention_references import decode_attention_reference
 from lightllm_kernels.checks import require, require_pool, require_rows, require_shape
 from lightllm_kernels.cpu_decode_attention import attend_sparse
 from lightllm_kernels.decode_splits import choose_num_splits, num_multiprocessors
 from lightllm_kernels.triton_launch import launch, runs_triton
 from lightllm_kernels.workspace import Workspace
-from lightllm_kernels.write_kv import dequantise
 
 __all__ = ["decode_attention", "decode_attention_reference"]
 
@@ -42,37 +41,6 @@ _MAX_BLOCK_H = 64
 _BLOCK_S = 16
 # a split's least blocks: with one, no key is loaded while another is computed with
 _MIN_BLOCKS = tl.constexpr(2)
-
-
-def decode_attention_reference(
-    query: torch.Tensor,
-    kv: torch.Tensor,
-    kv_scales: torch.Tensor | None,
-    req_to_slots: torch.Tensor,
-    batch: DecodeBatch,
-    *,
-    scale: float,
-    options: AttentionOptions = PLAIN,
-) -> torch.Tensor:
-    """As `decode_attention`, from `req_to_slots` and the batch's tensors alone; float32, one
-    request at a time.
-    """
-    out = torch.zeros_like(query)
-    group = query.shape[1] // (kv.shape[1] // 2)
-    slopes = None if options.alibi_slopes is None else options.alibi_slopes.unsqueeze(1)
-    for index, (row, length) in enumerate(
-        zip(batch.rows.tolist(), batch.seq_lens.tolist(), strict=True)
-    ):
-        if not length:
-            continue
-        slots = req_to_slots[row, :length].long()
-        states = kv[slots].float() if kv_scales is None else dequantise(kv[slots], kv_scales[slots])
-        key, value = states.repeat_interleave(group, dim=1).chunk(2, dim=1)
-        scores = torch.einsum("hd,lhd->hl", query[index].float(), key) * scale
-        distance = torch.arange(length - 1, -1, -1, device=kv.device)
-        weights = adjust(scores, distance, slopes, options).softmax(-1)
-        out[index] = torch.einsum("hl,lhd->hd", weights, value).to(out.dtype)
-    return out
 
 
 @triton.jit

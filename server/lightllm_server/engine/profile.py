@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from lightllm_kernels.cpu_decode_attention import decode_bytes_per_token
-from lightllm_kernels.prefill_attention import prefill_bytes_per_position
+from lightllm_kernels.cpu_prefill_attention import prefill_bytes_per_position
 from lightllm_server.config import ServerConfig
 from lightllm_server.engine.cuda_graphs import CudaRecorder
 from lightllm_server.engine.host_memory import PeakMemory, read_host_memory

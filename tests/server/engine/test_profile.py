@@ -14,7 +14,7 @@ import torch
 import attention_memory
 from attention_memory import DIM, DTYPES, GROUPS, HEADS, NUM_SLOTS, Attention
 from lightllm_kernels.cpu_decode_attention import decode_bytes_per_token
-from lightllm_kernels.prefill_attention import prefill_bytes_per_position
+from lightllm_kernels.cpu_prefill_attention import prefill_bytes_per_position
 from lightllm_server.engine import profile
 from lightllm_server.engine.host_memory import HostMemory
 from lightllm_server.engine.probe_plans import largest_plan
