@@ -131,8 +131,9 @@ def test_decode_with_options(name, splits, small_blocks, assert_close):
     check_decode(lens, heads, torch.float32, assert_close, splits=splits, options=options)
 
 
-def test_decode_of_more_query_heads_than_a_program_takes(assert_close):
-    check_decode([40, 9], (71, 1, 16), torch.float32, assert_close, splits=1)
+@pytest.mark.parametrize("heads", [(71, 1, 16), (40, 1, 256)], ids=str)
+def test_decode_of_more_query_heads_than_a_program_takes(heads, assert_close):
+    check_decode([40, 9], heads, torch.float32, assert_close, splits=1)
 
 
 def test_decode_chooses_the_splits_itself(monkeypatch, small_blocks, assert_close):
