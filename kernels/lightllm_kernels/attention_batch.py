@@ -57,8 +57,9 @@ class DecodeBatch:
 
     rows, seq_lens: [B] int32, lengths including the token that this step writes. A row of length 0
     gets zeros on a GPU.
-    lens: seq_lens on the host. Off the CPU no one reads more of them than how many there are and
-    the largest: in a batch of a CUDA graph, whose seq_lens change between replays, an upper bound.
+    lens: seq_lens on the host, for the CPU form; may be empty where `longest` is given.
+    longest: the largest of seq_lens, all that a kernel's launch needs to know of them; in a batch
+    of a CUDA graph, whose seq_lens change between replays, an upper bound. None: that of `lens`.
     num_splits: into how many parts the kernel splits each context; None leaves it to
     `decode_attention`, which makes the same choice in each layer and knows the KV heads.
     cpu_plans: what `decode_attention` works out in the first layer and keeps for the others.
@@ -69,15 +70,16 @@ class DecodeBatch:
     lens: tuple[int, ...]
     padding_slot: int
     num_splits: int | None = None
+    longest: int | None = None
     cpu_plans: dict[DecodePlanKey, CpuDecodePlan] = field(default_factory=dict)
 
     @property
     def num_tokens(self) -> int:
-        return len(self.lens)
+        return self.rows.shape[0]
 
     @property
     def max_len(self) -> int:
-        return max(self.lens, default=0)
+        return max(self.lens, default=0) if self.longest is None else self.longest
 
 
 def make_prefill_batch(

@@ -24,68 +24,41 @@ from lightllm_kernels.attention_options import (
     LOG2_E,
     PLAIN,
     AttentionOptions,
-    adjust,
     adjust_in_base_2,
 )
+from lightllm_kernels.attention_references import decode_attention_reference
 from lightllm_kernels.checks import require, require_pool, require_rows, require_shape
 from lightllm_kernels.cpu_decode_attention import attend_sparse
 from lightllm_kernels.decode_splits import choose_num_splits, num_multiprocessors
 from lightllm_kernels.triton_launch import launch, runs_triton
 from lightllm_kernels.workspace import Workspace
-from lightllm_kernels.write_kv import dequantise
 
 __all__ = ["decode_attention", "decode_attention_reference"]
 
-# query heads of one program: more would not fit its registers
+# query heads of one program, half of it for head dims above 128: more would spill registers
 _MAX_BLOCK_H = 64
 # splits combined at once
 _BLOCK_S = 16
-
-
-def decode_attention_reference(
-    query: torch.Tensor,
-    kv: torch.Tensor,
-    kv_scales: torch.Tensor | None,
-    req_to_slots: torch.Tensor,
-    batch: DecodeBatch,
-    *,
-    scale: float,
-    options: AttentionOptions = PLAIN,
-) -> torch.Tensor:
-    """As `decode_attention`, from `req_to_slots` and the batch's tensors alone; float32, one
-    request at a time.
-    """
-    out = torch.zeros_like(query)
-    group = query.shape[1] // (kv.shape[1] // 2)
-    slopes = None if options.alibi_slopes is None else options.alibi_slopes.unsqueeze(1)
-    for index, (row, length) in enumerate(
-        zip(batch.rows.tolist(), batch.seq_lens.tolist(), strict=True)
-    ):
-        if not length:
-            continue
-        slots = req_to_slots[row, :length].long()
-        states = kv[slots].float() if kv_scales is None else dequantise(kv[slots], kv_scales[slots])
-        key, value = states.repeat_interleave(group, dim=1).chunk(2, dim=1)
-        scores = torch.einsum("hd,lhd->hl", query[index].float(), key) * scale
-        distance = torch.arange(length - 1, -1, -1, device=kv.device)
-        weights = adjust(scores, distance, slopes, options).softmax(-1)
-        out[index] = torch.einsum("hl,lhd->hd", weights, value).to(out.dtype)
-    return out
+# a split's least blocks: with one, no key is loaded while another is computed with
+_MIN_BLOCKS = tl.constexpr(2)
 
 
 @triton.jit
 def _split_bounds(seq_len, num_splits, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Where the splits of a row begin, and the tokens of each but the last."""
+    """Where the splits of a row begin, and the tokens of each but the last.
+
+    A replayed launch has the splits of the longest context: a short row takes fewer of them.
+    """
     first = 0
     if WINDOW > 0:
         first = tl.maximum(seq_len - WINDOW, 0) // BLOCK_N * BLOCK_N
     blocks = tl.cdiv(tl.cdiv(seq_len - first, num_splits), BLOCK_N)
-    return first, tl.maximum(blocks, 1) * BLOCK_N
+    return first, tl.maximum(blocks, _MIN_BLOCKS) * BLOCK_N
 
 
-# scalars that change between steps must not compile anew
+# what changes between steps must not compile anew
 @triton.jit(
-    do_not_specialize=["num_splits", "kv_heads", "group"],
+    do_not_specialize=["num_splits", "kv_heads", "group", "stride_lse_token", "stride_lse_head"],
     do_not_specialize_on_alignment=["rows_ptr", "seq_lens_ptr"],
 )
 def _decode_split_kernel(
@@ -199,7 +172,10 @@ def _decode_split_kernel(
     tl.store(out_ptrs, (acc / divisor[:, None]).to(out_ptr.dtype.element_ty), mask=mask_q)
 
 
-@triton.jit(do_not_specialize=["num_splits"], do_not_specialize_on_alignment=["seq_lens_ptr"])
+@triton.jit(
+    do_not_specialize=["num_splits", "stride_lse_token", "stride_lse_head"],
+    do_not_specialize_on_alignment=["seq_lens_ptr"],
+)
 def _combine_splits_kernel(
     partial_ptr,
     lse_ptr,
@@ -308,8 +284,9 @@ def _attend_triton(
     config = find_config(
         "decode", query.dtype, kv, head_dim=dim, group=group, plain=options.is_plain
     )
-    block_h = min(max(16, triton.next_power_of_2(group)), _MAX_BLOCK_H)
     block_d = max(16, triton.next_power_of_2(dim))
+    most = _MAX_BLOCK_H if block_d <= 128 else _MAX_BLOCK_H // 2
+    block_h = min(max(16, triton.next_power_of_2(group)), most)
     window = options.window or 0
     # [B, H, splits, D]; the only split writes the result itself
     partial = out.unsqueeze(2)

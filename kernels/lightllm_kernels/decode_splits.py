@@ -25,7 +25,7 @@ def choose_num_splits(rows: int, kv_heads: int, max_len: int, *, multiprocessors
     the longest row.
 
     max_len: the longest context that the batch may ever hold; a shorter one uses fewer parts, since
-    the device rounds a part up to a whole block.
+    the device rounds a part up to whole blocks, and to two of them at least.
     """
     programs = max(1, rows * kv_heads)
     filling = -(-_PROGRAMS_PER_MULTIPROCESSOR * multiprocessors // programs)

@@ -24,7 +24,7 @@ def token_logprobs_reference(logits: torch.Tensor, ids: torch.Tensor) -> torch.T
     return logits.float().log_softmax(-1).gather(1, ids.unsqueeze(1)).squeeze(1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["ids_ptr"])
 def _log_softmax_kernel(
     logits_ptr,
     ids_ptr,

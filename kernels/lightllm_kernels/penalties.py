@@ -46,7 +46,15 @@ def apply_penalties_reference(
             logits[row, token] = logit
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize_on_alignment=[
+        "rows_ptr",
+        "state_rows_ptr",
+        "repetition_ptr",
+        "presence_ptr",
+        "frequency_ptr",
+    ]
+)
 def _penalties_kernel(
     logits_ptr,
     rows_ptr,
@@ -80,7 +88,10 @@ def _penalties_kernel(
     tl.store(logit_ptrs, logits, mask=mask)
 
 
-@triton.jit(do_not_specialize=["size"])
+@triton.jit(
+    do_not_specialize=["size"],
+    do_not_specialize_on_alignment=["rows_ptr", "ids_ptr", "values_ptr"],
+)
 def _scatter_add_kernel(
     table_ptr,
     rows_ptr,

@@ -9,7 +9,7 @@ rounding.
 Triton: Nopad flash attention (Dao, 2023; "Nopad" as in LightLLM: chunks lie one after the other,
 none is padded). A program takes BLOCK_M queries of one head, walks the keys by their slots without
 masks up to the diagonal and with masks on it.
-CPU form: gather and SDPA; with options other than the default it is the reference.
+CPU form: `cpu_prefill_attention`; with options other than the default it is the reference.
 """
 
 from __future__ import annotations
@@ -17,58 +17,23 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch.nn import functional
 
-from lightllm_kernels.attention_batch import PrefillBatch, PrefillChunk
+from lightllm_kernels.attention_batch import PrefillBatch
 from lightllm_kernels.attention_configs import find_config
 from lightllm_kernels.attention_options import (
     INT8_P_SCALE,
     LOG2_E,
     PLAIN,
     AttentionOptions,
-    adjust,
     adjust_in_base_2,
 )
+from lightllm_kernels.attention_references import prefill_attention_reference
 from lightllm_kernels.checks import require, require_pool, require_rows, require_shape
-from lightllm_kernels.gather_kv import gather_kv, gathered_bytes_per_token
+from lightllm_kernels.cpu_prefill_attention import attend_chunks
 from lightllm_kernels.triton_launch import launch, runs_triton
 from lightllm_kernels.workspace import Workspace
-from lightllm_kernels.write_kv import dequantise
 
-__all__ = ["prefill_attention", "prefill_attention_reference", "prefill_bytes_per_position"]
-
-
-def prefill_attention_reference(
-    query: torch.Tensor,
-    kv: torch.Tensor,
-    kv_scales: torch.Tensor | None,
-    req_to_slots: torch.Tensor,
-    batch: PrefillBatch,
-    *,
-    scale: float,
-    options: AttentionOptions = PLAIN,
-) -> torch.Tensor:
-    """As `prefill_attention`, from `req_to_slots` and the batch's tensors alone; float32, one
-    chunk and head at a time.
-    """
-    out = torch.empty_like(query)
-    group = query.shape[1] // (kv.shape[1] // 2)
-    begin = 0
-    for row, start, length in zip(
-        batch.rows.tolist(), batch.starts.tolist(), batch.lens.tolist(), strict=True
-    ):
-        slots = req_to_slots[row, : start + length].long()
-        states = kv[slots].float() if kv_scales is None else dequantise(kv[slots], kv_scales[slots])
-        positions = torch.arange(start + length, device=kv.device)
-        distance = positions[start:].unsqueeze(1) - positions
-        for head in range(query.shape[1]):
-            key, value = states[:, head // group], states[:, kv.shape[1] // 2 + head // group]
-            scores = query[begin : begin + length, head].float() @ key.T * scale
-            slope = None if options.alibi_slopes is None else options.alibi_slopes[head]
-            weights = adjust(scores, distance, slope, options).softmax(-1)
-            out[begin : begin + length, head] = (weights @ value).to(out.dtype)
-        begin += length
-    return out
+__all__ = ["prefill_attention", "prefill_attention_reference"]
 
 
 @triton.jit
@@ -168,7 +133,7 @@ def _find_chunk(block, start_locs_ptr, num_chunks, BLOCK_M: tl.constexpr):
     return low, tl.load(start_locs_ptr + low) // BLOCK_M + low
 
 
-# scalars that change between steps must not compile anew
+# what changes between steps must not compile anew
 @triton.jit(
     do_not_specialize=["num_chunks", "kv_heads", "group"],
     do_not_specialize_on_alignment=["rows_ptr", "starts_ptr", "lens_ptr", "start_locs_ptr"],
@@ -274,38 +239,6 @@ def _prefill_attention_kernel(
     tl.store(out_ptrs + offs_d[None, :], result, mask=mask_q)
 
 
-def _attend(
-    query: torch.Tensor, states: torch.Tensor, chunk: PrefillChunk, scale: float
-) -> torch.Tensor:
-    """query: [length, H, D], states: [context, 2G, D] -> [length, H, D]."""
-    length, heads, dim = query.shape
-    groups = states.shape[1] // 2
-    # KV heads play the batch and a group's query heads the heads: a stride of 0 stands for
-    # repeat_kv
-    grouped = (groups, heads // groups, -1, dim)
-    key, value = states.unsqueeze(1).transpose(0, 2).chunk(2)
-    result = functional.scaled_dot_product_attention(
-        query.view(length, groups, -1, dim).permute(1, 2, 0, 3),
-        key.expand(grouped),
-        value.expand(grouped),
-        attn_mask=chunk.mask,
-        is_causal=chunk.mask is None and chunk.length > 1,
-        scale=scale,
-    )
-    return result.permute(2, 0, 1, 3).reshape(length, heads, dim)
-
-
-def prefill_bytes_per_position(
-    num_tokens: int, groups: int, dim: int, kv_dtype: torch.dtype, dtype: torch.dtype
-) -> int:
-    """Bytes that `num_tokens` prefill tokens take for each position of their context.
-
-    groups: G, dim: D, kv_dtype: of the pool, dtype: of the queries
-    """
-    masks = num_tokens * dtype.itemsize
-    return masks + 8 + gathered_bytes_per_token(groups, dim, kv_dtype, dtype)
-
-
 def prefill_attention(
     query: torch.Tensor,
     kv: torch.Tensor,
@@ -340,11 +273,7 @@ def prefill_attention(
         return _attend_triton(*arguments, scale, out, options)
     if not options.is_plain:
         return out.copy_(prefill_attention_reference(*arguments, scale=scale, options=options))
-    for chunk in batch.chunks:
-        span = slice(chunk.start_loc, chunk.start_loc + chunk.length)
-        states = gather_kv(kv, kv_scales, chunk.slots, workspace, query.dtype)
-        out[span] = _attend(query[span], states, chunk, scale)
-    return out
+    return attend_chunks(query, kv, kv_scales, batch.chunks, scale, workspace, out)
 
 
 def _attend_triton(

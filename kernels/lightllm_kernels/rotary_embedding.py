@@ -82,7 +82,7 @@ def _rotate_heads(
         tl.store(head_ptrs + HALF + offs, (second * cos + first * sin).to(dtype), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["positions_ptr"])
 def _rotary_kernel(
     query_ptr,
     key_ptr,

@@ -13,7 +13,7 @@ are equal within rounding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,11 @@ import triton
 import triton.language as tl
 
 from lightllm_kernels.checks import require, require_rows, require_shape
-from lightllm_kernels.score_limits import order_key, score_limits
+from lightllm_kernels.score_limits import order_key, score_limits, score_limits_reference
 from lightllm_kernels.token_noise import gumbel_noise, gumbel_of, noise_keys
 from lightllm_kernels.triton_launch import launch, runs_triton
 
-__all__ = ["RandomRows", "make_random_rows", "sample_tokens"]
+__all__ = ["RandomRows", "make_random_rows", "sample_tokens", "sample_tokens_reference"]
 
 # candidates looked at before a whole row is sorted: on the CPU a full sort costs 20 times as much
 _FIRST_CANDIDATES = 256
@@ -93,7 +93,30 @@ def make_random_rows(
     )
 
 
-@triton.jit(do_not_specialize=["num_random"])
+def sample_tokens_reference(logits: torch.Tensor, random_rows: RandomRows | None) -> torch.Tensor:
+    """As `sample_tokens`, with whole rows sorted."""
+    ids = logits.argmax(-1)
+    if random_rows is None:
+        return ids
+    scores = logits[random_rows.rows] / random_rows.temperature.unsqueeze(1)
+    limits = _limits(score_limits_reference, logits, random_rows)
+    scores[scores < limits.unsqueeze(1)] = float("-inf")
+    token_ids = torch.arange(logits.shape[1], dtype=torch.int32, device=logits.device)
+    scores += gumbel_noise(random_rows.seeds, random_rows.positions, token_ids)
+    ids[random_rows.rows] = scores.argmax(-1)
+    return ids
+
+
+@triton.jit(
+    do_not_specialize=["num_random"],
+    do_not_specialize_on_alignment=[
+        "rows_ptr",
+        "temperature_ptr",
+        "limits_ptr",
+        "seeds_ptr",
+        "positions_ptr",
+    ],
+)
 def _offers_kernel(
     logits_ptr,
     offers_ptr,
@@ -152,8 +175,10 @@ def _best_offer_kernel(offers_ptr, ids_ptr, num_blocks, stride_offers_row, BLOCK
     tl.store(ids_ptr + row, best & _LAST_ID ^ _LAST_ID)
 
 
-def _limits(logits: torch.Tensor, rows: RandomRows) -> torch.Tensor:
-    return score_limits(
+def _limits(
+    limits_of: Callable[..., torch.Tensor], logits: torch.Tensor, rows: RandomRows
+) -> torch.Tensor:
+    return limits_of(
         logits,
         rows.rows,
         temperature=rows.temperature,
@@ -176,7 +201,7 @@ def _launch(logits: torch.Tensor, random_rows: RandomRows | None) -> torch.Tenso
     arguments: tuple[torch.Tensor, ...] = (logits,) * 5
     if random_rows is not None:
         r = random_rows
-        limits = _limits(logits, r) if r.truncates else r.temperature
+        limits = _limits(score_limits, logits, r) if r.truncates else r.temperature
         arguments = (r.rows, r.temperature, limits, r.seeds, r.positions)
     launch(
         _offers_kernel,

@@ -1,4 +1,4 @@
-"""The lowest score that top-k, top-p and min-p keep in each row, found without sorting: on a GPU.
+"""The lowest score that top-k, top-p and min-p keep in each row; on a GPU found without sorting.
 
 Floats are searched through order keys: int32 that are ordered as the floats are. Both filters ask
 for the largest key x with F(x) >= target, where F(x) is the number, or the probability mass, of
@@ -21,15 +21,41 @@ import torch
 import triton
 import triton.language as tl
 
-from lightllm_kernels.triton_launch import launch
+from lightllm_kernels.checks import require, require_rows, require_shape
+from lightllm_kernels.triton_launch import launch, runs_triton
 
-__all__ = ["order_key", "score_limits"]
+__all__ = ["order_key", "score_limits", "score_limits_reference"]
 
 _POINTS = 8
 # registers hold a tile of the points × the block: 4 elements a thread; with 8 sm_80 spills
 _BLOCK, _NUM_WARPS = 2048, 16
 _LOWEST_KEY = tl.constexpr(-(2**31))
 _HIGHEST_KEY = tl.constexpr(2**31 - 1)
+
+
+def score_limits_reference(
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    *,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+) -> torch.Tensor:
+    """As `score_limits`, by sorting one row at a time; the mass is summed in double precision."""
+    limits = torch.full(rows.shape, float("-inf"), device=logits.device)
+    for index, row in enumerate(rows.tolist()):
+        kept = (logits[row] / temperature[index]).sort(descending=True).values
+        limit, k, p = limits[index], int(top_k[index]), float(top_p[index])
+        best = kept[0]
+        if 0 < k < len(kept):
+            limit = kept[k - 1]
+            kept = kept[kept >= limit]
+        if p < 1:
+            mass = kept.double().softmax(-1).cumsum(0)
+            limit = kept[min(int((mass < p).sum()), len(kept) - 1)]
+        limits[index] = torch.maximum(limit, best + min_p[index].log())
+    return limits
 
 
 @triton.jit
@@ -120,7 +146,15 @@ def _points_below(best, scale, index, POINTS: tl.constexpr):
     return order_key(best - distance / scale).to(tl.int64)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize_on_alignment=[
+        "rows_ptr",
+        "temperature_ptr",
+        "top_k_ptr",
+        "top_p_ptr",
+        "min_p_ptr",
+    ]
+)
 def _score_limits_kernel(
     logits_ptr,
     rows_ptr,
@@ -167,9 +201,17 @@ def score_limits(
     """The lowest score, logit / temperature, that each row's filters keep; -inf without a limit.
 
     logits: [N, V] float32; rows: [K] int64; temperature, top_p, min_p: [K] float32, top_k: [K]
-    int64, as in `RandomRows`; all on a GPU
+    int64, as in `RandomRows`
     Returns [K] float32.
     """
+    require(logits.dtype == torch.float32, f"logits must be float32, got {logits.dtype}")
+    columns = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    for name, column in {"rows": rows, **columns}.items():
+        require_shape(name, column, rows.shape[0])
+        require_rows(name, column)
+    if not runs_triton(logits):
+        return score_limits_reference(logits, rows, **columns)
+    require_rows("logits", logits)
     limits = torch.empty(rows.shape[0], dtype=torch.float32, device=logits.device)
     launch(
         _score_limits_kernel,

@@ -96,7 +96,7 @@ def gumbel_of(first, second, token_ids):
     return -tl.log(exponential)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["seeds_ptr", "positions_ptr"])
 def _gumbel_noise_kernel(
     seeds_ptr,
     positions_ptr,

@@ -91,7 +91,7 @@ def _write_heads(
     tl.store(kv_ptrs, states.to(kv_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots_ptr"])
 def _write_kv_kernel(
     key_ptr,
     value_ptr,

@@ -11,7 +11,8 @@ from lightllm_operator.spec import DeploymentSpec
 
 __all__ = ["KvChoice", "kv_choice", "tensor_parallel_size"]
 
-# the oldest GPU whose int8 conversion the kernels are compiled for (T4, A100, L4, H100, …)
+# int8 arithmetic begins here (T4). The server itself needs 8.0 (A100, L4, H100, …): on an older GPU
+# it ends with exit code 78 and says so, which becomes the pod's problem in the status
 _INT8_FROM = (7, 5)
 
 

@@ -117,7 +117,7 @@ class EngineConfig:
         False, "launch every decode step kernel by kernel instead of replaying CUDA graphs"
     )
     graph_max_batch_size: int = _option(
-        256, "most rows of a decode step that CUDA graphs are recorded for", ge=1, le=4096
+        512, "most rows of a decode step that CUDA graphs are recorded for", ge=1, le=4096
     )
     load_format: Literal["safetensors", "dummy"] = _option(
         "safetensors",

@@ -8,6 +8,7 @@ ServerError
  ├ FetchError             a model cannot be fetched: one word and a message
  │  └ InterruptedFetchError  another try may succeed
  ├ EngineError            a step failed; belongs to the requests of that step
+ ├ DeviceError            the device takes no more work: the process ends, exit code 70
  └ ChannelError           a peer process is gone or does not read
 """
 
@@ -20,6 +21,7 @@ __all__ = [
     "EXIT_SOFTWARE",
     "ChannelError",
     "ConfigError",
+    "DeviceError",
     "EngineError",
     "FetchError",
     "InterruptedFetchError",
@@ -96,6 +98,12 @@ class OverloadedError(RequestError):
 
 class EngineError(ServerError):
     """A model step failed."""
+
+
+class DeviceError(ServerError):
+    """After an illegal address or a failed assert on the device every later call fails: only a new
+    process gets a new context.
+    """
 
 
 class ChannelError(ServerError):

@@ -131,13 +131,31 @@ def test_decode_with_options(name, splits, small_blocks, assert_close):
     check_decode(lens, heads, torch.float32, assert_close, splits=splits, options=options)
 
 
-def test_decode_of_more_query_heads_than_a_program_takes(assert_close):
-    check_decode([40, 9], (71, 1, 16), torch.float32, assert_close, splits=1)
+@pytest.mark.parametrize("heads", [(71, 1, 16), (40, 1, 256)], ids=str)
+def test_decode_of_more_query_heads_than_a_program_takes(heads, assert_close):
+    check_decode([40, 9], heads, torch.float32, assert_close, splits=1)
 
 
 def test_decode_chooses_the_splits_itself(monkeypatch, small_blocks, assert_close):
     monkeypatch.setattr(decode_module, "num_multiprocessors", lambda device: 6)
     check_decode([300, 1, 77], (4, 2, 16), torch.float32, assert_close)
+
+
+def test_a_short_row_is_not_cut_into_splits_of_one_block(small_blocks, assert_close):
+    kv, _ = make_pool(2, 16, torch.float32)
+    lens = [128, 33, 16, 1, 300]
+    table = make_table(lens)
+    batch = make_decode_batch(table, [1, 2, 3, 4, 5], lens, padding_slot=SLOTS)
+    batch, workspace = replace(batch, num_splits=8), Workspace(DEVICE)
+    given = (make_query(5, 4, 2, 16, torch.float32), kv, None, table, batch)
+    # a split that a row does not take is left as it was
+    workspace.take("decode_split_lse", (5, 4, 8), torch.float32).fill_(float("nan"))
+    with triton_everywhere():
+        result = decode_attention(*given, scale=0.2, workspace=workspace)
+    written = ~workspace.take("decode_split_lse", (5, 4, 8), torch.float32).isnan()
+    # blocks of 16: two or more to a split
+    assert written[:, 0].sum(-1).tolist() == [4, 2, 1, 1, 7]
+    assert_close(result, decode_attention_reference(*given, scale=0.2))
 
 
 @pytest.mark.parametrize("splits", [1, 4])

@@ -16,8 +16,13 @@ from lightllm_kernels.penalties import (
     apply_penalties_reference,
     count_tokens,
 )
-from lightllm_kernels.sample_tokens import RandomRows, make_random_rows, sample_tokens
-from lightllm_kernels.score_limits import score_limits
+from lightllm_kernels.sample_tokens import (
+    RandomRows,
+    make_random_rows,
+    sample_tokens,
+    sample_tokens_reference,
+)
+from lightllm_kernels.score_limits import score_limits, score_limits_reference
 from lightllm_kernels.token_noise import gumbel_noise
 from lightllm_kernels.triton_launch import triton_everywhere
 
@@ -65,28 +70,15 @@ def limits_of(logits, rows):
     return by_triton(score_limits, logits, rows.rows, **{n: getattr(rows, n) for n in names})
 
 
-def limits_by_sorting(logits, rows):
-    """The same by a full sort in double precision, [K]; and the next lower value, [K], where
-    rounding of the mass may end as well.
+def expected_limits(logits, rows):
+    """The reference's limits, [K]; and the next lower score, [K], where rounding of the mass may
+    end as well.
     """
-    limits, lower = [], []
-    for i, row in enumerate(rows.rows.tolist()):
-        scores = (logits[row] / rows.temperature[i]).sort(descending=True).values
-        top_k, limit = int(rows.top_k[i]), -INF
-        kept = scores
-        if 0 < top_k < len(scores):
-            limit = float(scores[top_k - 1])
-            kept = scores[scores >= limit]
-        after = -INF
-        if rows.top_p[i] < 1:
-            mass = kept.double().softmax(-1).cumsum(0)
-            last = min(int((mass < float(rows.top_p[i])).sum()), len(kept) - 1)
-            limit = float(kept[last])
-            after = float(kept[kept < limit][:1]) if bool((kept < limit).any()) else limit
-        relative = float(scores[0] + rows.min_p[i].log())
-        limits.append(max(limit, relative))
-        lower.append(max(after, relative))
-    return torch.tensor(limits), torch.tensor(lower)
+    names = ("temperature", "top_k", "top_p", "min_p")
+    limits = score_limits_reference(logits, rows.rows, **{n: getattr(rows, n) for n in names})
+    scores = logits[rows.rows] / rows.temperature.unsqueeze(1)
+    below = scores.masked_fill(scores >= limits.unsqueeze(1), -INF).amax(1)
+    return limits, torch.where(below == -INF, limits, below)
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**63 - 1, -(2**63), 123456789012345])
@@ -160,12 +152,13 @@ FILTERS = [
 
 @pytest.mark.parametrize("vocab", [*SIZES, 5000])
 @pytest.mark.parametrize("spread", [0.01, 3.0])
-def test_draws_equal_those_of_the_cpu_form(vocab, spread):
+def test_draws_equal_those_of_the_reference_and_of_the_cpu_form(vocab, spread):
     logits = torch.randn(len(FILTERS) + 2, vocab) * spread
     # greedy rows between them, in no order
     rows = make_rows(FILTERS, rows=torch.randperm(len(logits))[: len(FILTERS)].tolist())
-    expected = sample_tokens(logits, rows)
+    expected = sample_tokens_reference(logits, rows)
     assert torch.equal(by_triton(sample_tokens, logits, rows), expected)
+    assert torch.equal(sample_tokens(logits, rows), expected)
 
 
 @pytest.mark.parametrize("temperature", [0.01, 1.0, 50.0])
@@ -198,7 +191,7 @@ def test_limits_are_those_of_a_sort(kind, vocab):
         logits = logits**5
     rows = make_rows(FILTERS)
     found = limits_of(logits, rows)
-    exact, lower = limits_by_sorting(logits, rows)
+    exact, lower = expected_limits(logits, rows)
     # of the top-k rows bit for bit; a mass may round to the other side of p
     same = found == exact
     near = (rows.top_p < 1) & (found == lower)
@@ -213,7 +206,7 @@ def test_limits_are_those_of_a_sort(kind, vocab):
 def test_a_row_of_32000(filters):
     logits = torch.randn(2, 32000) * 2.5
     rows = make_rows([filters, filters], temperature=1.3)
-    exact, lower = limits_by_sorting(logits, rows)
+    exact, lower = expected_limits(logits, rows)
     found = limits_of(logits, rows)
     assert bool(((found == exact) | ((rows.top_p < 1) & (found == lower))).all())
     assert torch.equal(by_triton(sample_tokens, logits, rows), sample_tokens(logits, rows))

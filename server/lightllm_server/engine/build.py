@@ -19,7 +19,9 @@ __all__ = ["InFlightStep", "Runner", "build_runner"]
 
 class InFlightStep(Protocol):
     def wait(self, timeout: float) -> StepResult:
-        """The step's result, at most `timeout` seconds later; raises EngineError if it failed."""
+        """The step's result, at most `timeout` seconds later; raises EngineError if it failed, and
+        DeviceError if no later one can succeed.
+        """
         ...
 
 

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -32,15 +33,14 @@ __all__ = [
 ]
 
 _SMALL_SIZES = (1, 2, 4, 8, 16)
-# a row costs more the larger the batch, hence finer steps than doubling; above 128 one in 32 is
-# little
-_STEP, _LARGE, _LARGE_STEP = 16, 128, 32
+# a row costs more the larger the batch, hence finer steps than doubling: at most a fifth of a batch
+# above 80 rows is padding
+_RANGES = ((16, 128, 16), (128, 256, 32), (256, 4096, 64))
 
 
 def graph_sizes(max_batch_size: int) -> tuple[int, ...]:
     """The batch sizes to record, ascending; the last one is `max_batch_size`."""
-    sizes = {*_SMALL_SIZES, *range(_STEP, _LARGE + 1, _STEP)}
-    sizes |= set(range(_LARGE, max_batch_size + 1, _LARGE_STEP))
+    sizes = {*_SMALL_SIZES, *chain.from_iterable(range(*steps) for steps in _RANGES)}
     return (*sorted(size for size in sizes if size < max_batch_size), max_batch_size)
 
 

@@ -10,20 +10,45 @@ from lightllm_server.errors import ConfigError
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.models.kv_support import int8_kv_support
 
-__all__ = ["resolve_device", "resolve_dtype", "resolve_kv_dtype"]
+__all__ = ["is_device_fault", "resolve_device", "resolve_dtype", "resolve_kv_dtype"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_INT8_KV_COMPUTE_CAPABILITY = (7, 5)
+# the oldest GPU that the kernels' block sizes fit: one of 7.5 has 64 KiB of shared memory
+_OLDEST = (8, 0)
 
 
 def resolve_device(config: EngineConfig, rank: int) -> torch.device:
-    """The device of a rank; raises ConfigError for cuda without CUDA or with too few GPUs."""
+    """The device of a rank; raises ConfigError for cuda without CUDA, with too few GPUs or with one
+    that is too old.
+    """
     gpus = torch.cuda.device_count() if config.device != "cpu" else 0
     if config.device == "cuda" and gpus < config.tp:
         raise ConfigError(f"--device cuda with --tp {config.tp}: {gpus} CUDA devices are visible")
     if gpus and gpus >= config.tp:
+        capability = torch.cuda.get_device_capability(rank)
+        if capability < _OLDEST:
+            raise ConfigError(
+                f"GPU {rank} ({torch.cuda.get_device_name(rank)}) has compute capability "
+                f"{capability[0]}.{capability[1]}, needed: 8.0 (A100) or newer, or --device cpu"
+            )
         return torch.device("cuda", rank)
     return torch.device("cpu")
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether a CUDA call failed for another reason than memory, so that the context is lost.
+
+    torch raises AcceleratorError for the runtime's errors, a plain RuntimeError for those of its
+    libraries; Triton one for the driver's. Memory that is not there may be there for the next step.
+    """
+    if not isinstance(error, RuntimeError) or isinstance(error, torch.OutOfMemoryError):
+        return False
+    text = str(error)
+    if "out of memory" in text or "ALLOC_FAILED" in text:
+        return False
+    if isinstance(error, (torch.AcceleratorError, torch.cuda.CudaError)):
+        return True
+    return any(mark in text for mark in ("CUDA error", "CUDA driver error", "Triton Error [CUDA]"))
 
 
 def resolve_dtype(config: EngineConfig, model: ModelConfig, device: torch.device) -> torch.dtype:
@@ -32,8 +57,6 @@ def resolve_dtype(config: EngineConfig, model: ModelConfig, device: torch.device
         return _DTYPES[config.dtype]
     if device.type == "cpu":
         return torch.bfloat16 if has_bf16_instructions() else torch.float32
-    if model.dtype == "bfloat16" and torch.cuda.get_device_capability(device) < (8, 0):
-        return torch.float16
     return _DTYPES[model.dtype]
 
 
@@ -46,10 +69,6 @@ def resolve_kv_dtype(
     if config.kv_dtype == "model":
         return dtype, "asked for with --kv-dtype model"
     supported, reason = int8_kv_support(model)
-    if supported and device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        if capability < _INT8_KV_COMPUTE_CAPABILITY:
-            supported, reason = False, f"compute capability {capability} is below (7, 5)"
     if config.kv_dtype == "int8":
         if not supported:
             raise ConfigError(f"--kv-dtype int8 is not supported: {reason}; allowed: auto, model")

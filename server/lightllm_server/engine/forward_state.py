@@ -156,13 +156,14 @@ def _decode_batch(
     """decodes: [2, D] rows and lengths on the device."""
     if not len(plan.decode_rows):
         return None
-    lens = tuple((plan.decode_positions + 1).tolist())
     if not runs_triton(req_to_slots):
+        lens = (plan.decode_positions + 1).tolist()
         return make_decode_batch(
             req_to_slots, plan.decode_rows.tolist(), lens, padding_slot=padding_slot
         )
     rows, seq_lens = decodes.unbind()
-    return DecodeBatch(rows, seq_lens, lens, padding_slot)
+    longest = int(plan.decode_positions.max()) + 1
+    return DecodeBatch(rows, seq_lens, (), padding_slot, longest=longest)
 
 
 def static_decode_batch(
@@ -174,8 +175,6 @@ def static_decode_batch(
     """
     if runs_triton(seq_lens):
         # the bound chooses the number of splits, which is recorded with the launch
-        lens = (max_len,) * len(rows)
-    else:
-        # nothing is recorded on the CPU: the step runs again and may look
-        lens = tuple(seq_lens.tolist())
-    return DecodeBatch(rows, seq_lens, lens, padding_slot)
+        return DecodeBatch(rows, seq_lens, (), padding_slot, longest=max_len)
+    # nothing is recorded on the CPU: the step runs again and may look
+    return DecodeBatch(rows, seq_lens, tuple(seq_lens.tolist()), padding_slot)

@@ -10,20 +10,25 @@ import logging
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from lightllm_kernels.cpu_decode_attention import decode_bytes_per_token
-from lightllm_kernels.prefill_attention import prefill_bytes_per_position
+from lightllm_kernels.cpu_prefill_attention import prefill_bytes_per_position
 from lightllm_server.config import ServerConfig
 from lightllm_server.engine.cuda_graphs import CudaRecorder
 from lightllm_server.engine.host_memory import PeakMemory, read_host_memory
+from lightllm_server.engine.probe_plans import (
+    PROBE_CONTEXT,
+    largest_plan,
+    most_probed,
+    probe_plan,
+)
+from lightllm_server.engine.sampler import Sampler
 from lightllm_server.engine.shard import ModelShard
 from lightllm_server.errors import ConfigError
-from lightllm_server.messages import SamplingParams
-from lightllm_server.router.step_plan import RowStart, StepPlan
+from lightllm_server.router.step_plan import StepPlan
 
-__all__ = ["probe_plan", "size_engine"]
+__all__ = ["size_engine"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +39,19 @@ _MAX_RUNS = 6
 _RUNS_NS = 150_000_000
 _MIN_BATCH_TOKENS = 64
 _MAX_BATCH_TOKENS = 8192
-_PROBE_CONTEXT = 2048
 # more slots than this are never reached by a CPU's speed, and their prefix tree would cost more
 # than it saves
 _CPU_MAX_SLOTS = 2**18
 _MIN_SLOTS = 16
-# raw and adjusted logits, and two temporaries of the sampler
+# on the CPU: raw and adjusted logits, and two temporaries of the sampler
 _LOGITS_COPIES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """Tokens per step, and the bytes that the largest such step takes beside weights and cache."""
+    """Tokens per step, and the bytes that the largest such step takes beside weights, cache and
+    what is kept from step to step; on the CPU without its sampling.
+    """
 
     batch_tokens: int
     step_bytes: int
@@ -57,7 +63,7 @@ def size_engine(config: ServerConfig, shard: ModelShard) -> int:
     Raises ConfigError if memory does not hold what was asked for, or holds next to nothing.
     """
     shard.ranks.meet()
-    shard.forward(probe_plan(shard, min(_MIN_BATCH_TOKENS, _most_probed(shard))))
+    shard.forward(probe_plan(shard, min(_MIN_BATCH_TOKENS, most_probed(shard))))
     if shard.device.type == "cpu":
         measured = _measure_cpu(config, shard)
         shard.make_pool(_choose_slots(config, shard, measured))
@@ -109,67 +115,41 @@ def _measure_graphs(config: ServerConfig, shard: ModelShard, recorder: CudaRecor
     return max(0, free[0] - free[-1])
 
 
-def probe_plan(
-    shard: ModelShard, num_tokens: int, sampling: SamplingParams | None = None
-) -> StepPlan:
-    """A step of prefill chunks over long contexts; every slot is the pool's padding.
-
-    num_tokens: at most half of what all rows hold at full length.
-    """
-    context = min(shard.max_length, _PROBE_CONTEXT)
-    longest = max(1, context // 2)
-    lens = [longest] * (num_tokens // longest)
-    if num_tokens % longest:
-        lens.append(num_tokens % longest)
-    padding = shard.num_slots
-    starts = [context - length for length in lens]
-    empty = np.zeros(0, np.int32)
-    return StepPlan(
-        step=0,
-        token_ids=np.zeros(num_tokens, np.int32),
-        chunk_rows=np.arange(len(lens), dtype=np.int32),
-        chunk_starts=np.array(starts, np.int32),
-        chunk_lens=np.array(lens, np.int32),
-        decode_rows=empty,
-        decode_positions=empty,
-        slots=np.full(num_tokens, padding, np.int32),
-        sample_token_index=np.array([num_tokens - 1], np.int32),
-        sample_rows=np.zeros(1, np.int32),
-        sample_positions=np.array([context], np.int32),
-        sample_out_lens=np.zeros(1, np.int32),
-        prompt_logprob_chunks=empty,
-        starts=tuple(
-            RowStart(
-                row=row,
-                choice=0,
-                prefix_slots=np.full(start, padding, np.int32),
-                sampling=sampling or SamplingParams(),
-                prompt_len=context,
-            )
-            for row, start in enumerate(starts)
-        ),
-    )
-
-
-def _most_probed(shard: ModelShard) -> int:
-    return shard.num_rows * max(1, min(shard.max_length, _PROBE_CONTEXT) // 2)
-
-
 def _measure_cuda(config: ServerConfig, shard: ModelShard) -> _Measured:
-    tokens = config.router.batch_max_tokens or min(_MAX_BATCH_TOKENS, _most_probed(shard))
+    tokens = config.router.batch_max_tokens or min(_MAX_BATCH_TOKENS, most_probed(shard))
     torch.cuda.reset_peak_memory_stats(shard.device)
-    held = torch.cuda.memory_allocated(shard.device)
-    _run(shard, probe_plan(shard, min(tokens, _most_probed(shard))))
+    _run_and_sample(shard, largest_plan(shard, tokens))
     torch.cuda.synchronize(shard.device)
-    return _Measured(tokens, torch.cuda.max_memory_allocated(shard.device) - held)
+    # scratch memory that the step has left behind is in use already
+    kept = torch.cuda.memory_allocated(shard.device)
+    return _Measured(tokens, torch.cuda.max_memory_allocated(shard.device) - kept)
+
+
+def _run_and_sample(shard: ModelShard, plan: StepPlan) -> None:
+    """With a sampler of its own, whose tables are freed: they count as the step's."""
+    logits = shard.sample_logits(shard.forward(plan), plan)
+    if shard.ranks.rank:
+        # rank 0 samples for all
+        return
+    model = shard.model_config
+    sampler = Sampler(
+        num_rows=shard.num_rows,
+        vocab_size=model.vocab_size,
+        eos_ids=model.eos_ids,
+        device=shard.device,
+        uploader=shard.uploader,
+    )
+    for start in plan.starts:
+        sampler.start(start)
+    sampler.sample(logits, plan)
 
 
 def _measure_cpu(config: ServerConfig, shard: ModelShard) -> _Measured:
     """Unless told the tokens per step: what one of `_STEP_SECONDS` holds, a multiple of 64."""
-    most = min(_MAX_BATCH_TOKENS, _most_probed(shard))
+    most = min(_MAX_BATCH_TOKENS, most_probed(shard))
     memory = PeakMemory()
     if (told := config.router.batch_max_tokens) is not None:
-        _run(shard, probe_plan(shard, min(told, _most_probed(shard))))
+        _run(shard, probe_plan(shard, min(told, most_probed(shard))))
         return _Measured(told, memory.growth())
     tokens = min(_MIN_BATCH_TOKENS, most)
     seconds = _step_seconds(shard, tokens)
@@ -245,7 +225,7 @@ def _slot_bytes(shard: ModelShard) -> int:
 def _long_context_bytes(shard: ModelShard, num_tokens: int) -> int:
     """What a step's prefill takes on the CPU beyond the context that it was measured with."""
     layout = shard.layout
-    unmeasured = max(0, shard.max_length - _PROBE_CONTEXT)
+    unmeasured = max(0, shard.max_length - PROBE_CONTEXT)
     return unmeasured * prefill_bytes_per_position(
         num_tokens, layout.num_kv_heads, layout.head_dim, layout.dtype, shard.dtype
     )
@@ -254,12 +234,12 @@ def _long_context_bytes(shard: ModelShard, num_tokens: int) -> int:
 def _room_for_cache(config: ServerConfig, shard: ModelShard, measured: _Measured) -> int:
     """Bytes on this rank, beside the weights and the largest step; negative if those do not fit."""
     fraction = config.engine.mem_fraction
-    vocab_size = shard.model_config.vocab_size
-    step = measured.step_bytes + _LOGITS_COPIES * 4 * shard.num_rows * vocab_size
+    step = measured.step_bytes
     if shard.device.type == "cuda":
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(shard.device)
         return int(total * fraction) - (total - free) - step
+    step += _LOGITS_COPIES * 4 * shard.num_rows * shard.model_config.vocab_size
     step += _long_context_bytes(shard, measured.batch_tokens)
     memory = read_host_memory()
     # the ranks share the machine, and what they have loaded is in use already

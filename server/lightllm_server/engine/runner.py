@@ -9,23 +9,24 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Protocol, TypeVar
 
 import torch
 
 from lightllm_server.config import ServerConfig
+from lightllm_server.engine.device import is_device_fault
 from lightllm_server.engine.parallel import Ranks
-from lightllm_server.engine.profile import probe_plan, size_engine
+from lightllm_server.engine.probe_plans import probe_plan, warm_plans
+from lightllm_server.engine.profile import size_engine
 from lightllm_server.engine.prompt_logprobs import ChunkLogprobs, PromptScorer
 from lightllm_server.engine.sampler import Sampler
 from lightllm_server.engine.shard import ModelShard
 from lightllm_server.engine.step_output import StepOutput
 from lightllm_server.engine_info import EngineInfo
-from lightllm_server.errors import EXIT_SOFTWARE, EngineError
-from lightllm_server.messages import SamplingParams
+from lightllm_server.errors import EXIT_SOFTWARE, DeviceError, EngineError
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.router.step_plan import StepPlan, StepResult
 from lightllm_server.status_page import StatusRow
@@ -37,13 +38,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _COMPILE_TIMEOUT_S = 300.0
-# odd, a multiple of 16, and more than one block
-_WARM_TOKENS = (7, 16, 240)
-_WARM_SAMPLINGS = (
-    SamplingParams(temperature=0.0),
-    SamplingParams(temperature=1.0, repetition_penalty=1.1, logit_bias={0: 0.0}),
-    SamplingParams(temperature=1.0, top_k=20, top_p=0.9, min_p=0.01, logprobs=2),
-)
 
 
 class PlanSink(Protocol):
@@ -60,15 +54,24 @@ class LaunchedStep:
         self._output = output
 
     def wait(self, timeout: float) -> StepResult:
-        """The step's result, at most `timeout` seconds later; raises EngineError if it failed."""
+        """The step's result, at most `timeout` seconds later; raises EngineError if it failed, and
+        DeviceError if no later one can succeed.
+        """
         try:
-            return self._output.result(timeout).result()
-        except FutureTimeoutError as error:
+            return self._finish(timeout)
+        except TimeoutError as error:
             raise EngineError(f"step {self._step} took longer than {timeout:g} s") from error
         except EngineError:
             raise
         except Exception as error:
+            if is_device_fault(error):
+                raise DeviceError(f"step {self._step} lost the device: {error}") from error
             raise EngineError(f"step {self._step} failed: {error}") from error
+
+    def _finish(self, timeout: float) -> StepResult:
+        deadline = time.monotonic() + timeout
+        output = self._output.result(timeout)
+        return output.result(deadline - time.monotonic())
 
 
 class ModelRunner:
@@ -118,12 +121,12 @@ class ModelRunner:
     def warm_up(self) -> None:
         """Run a small step through sampling, so that the first request pays for no lazy work.
 
-        On CUDA a few more: kernels are compiled for the kinds of sampling and of chunk.
+        On CUDA a few more: kernels are compiled, also those of eager decode steps, which graphs do
+        not replace in steps that prefill too.
         """
         self.launch(probe_plan(self._shard, 1)).wait(60.0)
         if self._shard.device.type == "cuda":
-            for num_tokens, sampling in zip(_WARM_TOKENS, _WARM_SAMPLINGS, strict=True):
-                plan = probe_plan(self._shard, num_tokens, sampling)
+            for plan in warm_plans(self._shard):
                 self.launch(plan).wait(_COMPILE_TIMEOUT_S)
 
     def info(self) -> EngineInfo:

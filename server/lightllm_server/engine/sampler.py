@@ -88,7 +88,7 @@ class Sampler:
         self._min_new_tokens = np.zeros(num_rows, np.int32)
         self._params: dict[int, SamplingParams] = {}
         self._biases: dict[int, tuple[tuple[int, ...], tuple[float, ...]]] = {}
-        self._counts = TokenCounts(vocab_size, device, self._uploader)
+        self._counts = TokenCounts(num_rows, vocab_size, device, self._uploader)
 
     def start(self, start: RowStart) -> None:
         """Set a row's state; forgets what the row was before."""

@@ -12,7 +12,12 @@ import torch
 from lightllm_kernels.workspace import Workspace
 from lightllm_server.config import ServerConfig
 from lightllm_server.engine.cuda_graphs import DecodeGraphs, Recorder, StaticStep, graph_sizes
-from lightllm_server.engine.device import resolve_device, resolve_dtype, resolve_kv_dtype
+from lightllm_server.engine.device import (
+    is_device_fault,
+    resolve_device,
+    resolve_dtype,
+    resolve_kv_dtype,
+)
 from lightllm_server.engine.forward_state import (
     RequestTable,
     make_step_inputs,
@@ -116,6 +121,8 @@ class ModelShard:
         try:
             self._pool = KVPool(self.layout, num_slots, self.device)
         except RuntimeError as error:
+            if is_device_fault(error):
+                raise
             size = num_slots * self.layout.bytes_per_token
             raise ConfigError(
                 f"no memory for {num_slots} KV cache slots ({size / 2**30:.1f} GiB); set a smaller "

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 
 import torch
 
 from lightllm_server.engine.prompt_logprobs import ChunkLogprobs
 from lightllm_server.engine.sampler import Sampled
+from lightllm_server.engine.staging import CopyEvent
 from lightllm_server.errors import EngineError
 from lightllm_server.router.step_plan import StepResult
 
 __all__ = ["StepOutput"]
+
+# between two looks at a copy: the next step is queued already, so the device does not wait for us
+_LOOK_S = 50e-6
 
 
 @dataclass(slots=True)
@@ -21,7 +26,7 @@ class StepOutput:
 
     sampled: Sampled | None
     prompts: dict[int, ChunkLogprobs]
-    _copied: torch.cuda.Event | None = field(default=None, init=False)
+    _copied: CopyEvent | None = field(default=None, init=False)
 
     def start_copy(self) -> None:
         """On CUDA, queue the copy to the host right behind the step, before later steps are
@@ -40,8 +45,9 @@ class StepOutput:
         for chunk in self.prompts.values():
             chunk.parts[:] = map(_to_host, chunk.parts)
             chunk.tops[:] = [(_to_host(values), _to_host(ids)) for values, ids in chunk.tops]
-        self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._copied.record()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record()
+        self._copied = event
 
     def _is_on_cuda(self) -> bool:
         tensors = [part for chunk in self.prompts.values() for part in chunk.parts]
@@ -49,10 +55,11 @@ class StepOutput:
             tensors.append(self.sampled.ids)
         return any(tensor.is_cuda for tensor in tensors)
 
-    def result(self) -> StepResult:
-        """Wait for the copy; raises EngineError if the model computed no number."""
-        if self._copied is not None:
-            self._copied.synchronize()
+    def result(self, timeout: float) -> StepResult:
+        """Wait for the copy; raises EngineError if the model computed no number, and TimeoutError
+        after `timeout` seconds.
+        """
+        self._wait(timeout)
         prompts = {index: chunk.message() for index, chunk in self.prompts.items()}
         if self.sampled is None:
             return StepResult(token_ids=[], logprobs=[], prompt_logprobs=prompts)
@@ -67,8 +74,18 @@ class StepOutput:
             prompt_logprobs=prompts,
         )
 
+    def _wait(self, timeout: float) -> None:
+        """Look again and again: CUDA's own wait has no limit, and keeps a core busy."""
+        if self._copied is None:
+            return
+        deadline = time.monotonic() + timeout
+        while not self._copied.query():
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            time.sleep(_LOOK_S)
+
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    # torch keeps pinned blocks and hands one out again once the copy from it is done
+    # torch keeps pinned blocks and hands one out again once the copy to it is done
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)

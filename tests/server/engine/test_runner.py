@@ -13,9 +13,11 @@ import torch
 from engine_driver import EngineDriver, server_config
 from lightllm_server.engine.build import build_runner
 from lightllm_server.engine.null_runner import NullRunner
-from lightllm_server.engine.profile import probe_plan
+from lightllm_server.engine.probe_plans import probe_plan, warm_plans
 from lightllm_server.engine.runner import ModelRunner
-from lightllm_server.errors import ConfigError, EngineError
+from lightllm_server.engine.step_output import StepOutput
+from lightllm_server.errors import ConfigError, DeviceError, EngineError
+from lightllm_server.router.step_plan import StepPlan
 from lightllm_server.status_page import Field, StatusRow
 from tiny_llama import tiny_llama
 
@@ -32,6 +34,54 @@ def test_failed_step_is_reported_and_the_next_one_works(make_runner: MakeRunner)
     with pytest.raises(EngineError, match="step 7 failed"):
         steps[1].wait(10)
     assert steps[2].wait(10) == steps[0].wait(10)
+
+
+@pytest.mark.parametrize("num_rows", [1, 16])
+@pytest.mark.parametrize("max_length", [20, 4096])
+def test_the_warm_up_decodes_in_one_part_and_in_several(
+    make_runner: MakeRunner, num_rows: int, max_length: int
+) -> None:
+    runner = make_runner(tiny_llama(), running_max_req_size=num_rows, max_req_total_len=max_length)
+    plans = list(warm_plans(runner._shard))
+    for plan in plans:
+        assert len(runner.launch(plan).wait(30).token_ids) == len(plan.starts) <= num_rows
+    lens = {int(plan.decode_positions[0]) + 1 for plan in plans if len(plan.decode_rows)}
+    assert lens == {16, min(2048, max_length)}
+    assert all(len(plan.token_ids) for plan in plans) == (num_rows > 1)
+
+
+ILLEGAL_ADDRESS = "CUDA error: an illegal memory access was encountered"
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [
+        (torch.AcceleratorError(ILLEGAL_ADDRESS), DeviceError),
+        (torch.cuda.CudaError(710), DeviceError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling"), DeviceError),
+        (RuntimeError("Triton Error [CUDA]: device-side assert triggered"), DeviceError),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), EngineError),
+        # pinned memory of the host
+        (torch.AcceleratorError("CUDA error: out of memory"), EngineError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), EngineError),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), EngineError),
+    ],
+    ids=lambda value: str(value)[:60] if isinstance(value, RuntimeError) else value.__name__,
+)
+def test_a_lost_device_is_no_fault_of_the_step(
+    make_runner: MakeRunner,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: RuntimeError,
+    raised: type[Exception],
+) -> None:
+    runner = make_runner(tiny_llama())
+
+    def forward(plan: StepPlan) -> StepOutput:
+        raise fault
+
+    monkeypatch.setattr(runner, "_forward", forward)
+    with pytest.raises(raised, match="step 0"):
+        runner.launch(probe_plan(runner._shard, 4)).wait(10)
 
 
 def test_wait_gives_up(make_runner: MakeRunner) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lightllm_server import channels
-from lightllm_server.errors import EngineError
+from lightllm_server import channels, processes
+from lightllm_server.errors import EXIT_SOFTWARE, DeviceError, EngineError
 from lightllm_server.messages import Generate, SamplingParams, TokenBatch
 from lightllm_server.router.admission import EfficientAdmission
 from lightllm_server.router.process import RouterLoop
@@ -46,25 +46,26 @@ class Outbox:
 
 
 class Step:
-    def __init__(self, result: StepResult | None) -> None:
+    def __init__(self, result: StepResult | Exception) -> None:
         self._result = result
 
     def wait(self, timeout: float) -> StepResult:
-        if self._result is None:
-            raise EngineError("on purpose")
+        if isinstance(self._result, Exception):
+            raise self._result
         return self._result
 
 
 class Runner:
-    """The scripted engine; step `failing` fails."""
+    """The scripted engine; step `failing` fails with `error`."""
 
-    def __init__(self, engine: ScheduledEngine, failing: int) -> None:
+    def __init__(self, engine: ScheduledEngine, failing: int, error: Exception) -> None:
         self._engine = engine
         self._failing = failing
+        self._error = error
 
     def launch(self, plan: StepPlan) -> Step:
         result = self._engine.run(plan)
-        return Step(None if plan.step == self._failing else result)
+        return Step(self._error if plan.step == self._failing else result)
 
 
 def serve(
@@ -73,6 +74,7 @@ def serve(
     driver: SchedulerDriver,
     *,
     failing: int = -1,
+    error: Exception | None = None,
     max_new_tokens: int = 3,
 ) -> dict[int, str]:
     """Turn until the loop would sleep; the outcome of each of six equal requests."""
@@ -87,7 +89,7 @@ def serve(
     outbox = Outbox()
     loop = RouterLoop(
         driver.scheduler,
-        Runner(driver.engine, failing),  # type: ignore[arg-type]
+        Runner(driver.engine, failing, error or EngineError("on purpose")),  # type: ignore[arg-type]
         StatusPage.create(tmp_path / "page", ["router"])["router"],
         from_api=Inbox(requests),  # type: ignore[arg-type]
         from_detok=Inbox([]),  # type: ignore[arg-type]
@@ -123,3 +125,16 @@ def test_a_preempted_request_comes_back_without_a_sleep(tmp_path, monkeypatch):
     outcomes = serve(tmp_path, monkeypatch, driver, max_new_tokens=12)
     assert outcomes == dict.fromkeys(range(6), "finished")
     assert driver.scheduler.preempted_total > 0
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_lost_device_ends_the_process(tmp_path, monkeypatch, failing):
+    """A step of any request would fail on it: a pod that stayed ready would fail them all."""
+    driver = SchedulerDriver(max_rows=2, vocab_size=QUIET_VOCAB)
+
+    def enter(*arguments: object) -> None:
+        serve(tmp_path, monkeypatch, driver, failing=failing, error=DeviceError("on purpose"))
+
+    monkeypatch.setattr(processes, "_enter", enter)
+    router = processes.ProcessId("router")
+    assert processes._run(router, tmp_path, 0, "") == EXIT_SOFTWARE

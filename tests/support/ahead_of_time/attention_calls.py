@@ -34,7 +34,14 @@ _OPTIONS = {
 
 
 def calls(sm: int) -> list[Call]:
-    return [*_row_calls(sm), *_model_calls(), *_float32_calls(), *_option_calls()]
+    return [
+        *_row_calls(sm),
+        *_model_calls(),
+        *_width_calls(),
+        *_many_head_calls(),
+        *_float32_calls(),
+        *_option_calls(),
+    ]
 
 
 def _row_calls(sm: int) -> list[Call]:
@@ -75,6 +82,44 @@ def _model_calls() -> list[Call]:
     ]
 
 
+def _width_calls() -> list[Call]:
+    """The head dims of no model above, in bfloat16 too."""
+    return [
+        _call(
+            op,
+            heads=32,
+            kv_heads=8,
+            head_dim=head_dim,
+            dtype=torch.bfloat16,
+            pool=pool,
+            splits=_SPLITS[op][-1],
+        )
+        for op in ("decode", "prefill")
+        for head_dim in (64, 80, 96, 256)
+        for pool in (torch.bfloat16, torch.int8)
+    ]
+
+
+def _many_head_calls() -> list[Call]:
+    """Groups of which a decode program takes 32 heads, or of more (MQA) as many as fit."""
+    return [
+        _call(
+            "decode",
+            heads=heads,
+            kv_heads=1,
+            head_dim=head_dim,
+            dtype=torch.bfloat16,
+            pool=pool,
+            splits=splits,
+            options=options,
+        )
+        for heads in (32, 48, 71)
+        for head_dim in (64, 128, 256)
+        for pool in (torch.bfloat16, torch.int8)
+        for splits, options in ((1, None), (8, None), (8, _OPTIONS["alibi, window, soft cap"]))
+    ]
+
+
 def _float32_calls() -> list[Call]:
     """Their blocks are the same for all head dims, so the widest ones decide."""
     return [
@@ -101,13 +146,14 @@ def _option_calls() -> list[Call]:
             kv_heads=8,
             head_dim=head_dim,
             dtype=torch.bfloat16,
-            pool=torch.bfloat16,
+            pool=pool,
             splits=_SPLITS[op][-1],
             options=options,
         )
         for op in ("decode", "prefill")
         for name, options in _OPTIONS.items()
         for head_dim in (128, 256)
+        for pool in (torch.bfloat16, torch.int8)
     ]
 
 

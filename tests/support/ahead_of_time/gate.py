@@ -21,7 +21,7 @@ from ahead_of_time import checks, compile_only_driver, source_scan
 from ahead_of_time.compiled_kernel import CompiledKernel, examine
 from lightllm_kernels import attention_configs, triton_launch
 
-__all__ = ["TARGETS", "Outcome", "Verdict", "compile_calls", "judge"]
+__all__ = ["TARGETS", "Outcome", "Verdict", "compile_calls", "judge", "use_cache"]
 
 TARGETS = (80, 90)
 
@@ -52,9 +52,7 @@ def compile_calls(
     module_name: str, targets: Sequence[int] = TARGETS, *, only: str = "", processes: int = 2
 ) -> Outcome:
     """Compile `calls(sm)` of the module for each target: those whose name contains `only`."""
-    # what triton 3.9 does unless told; it warns that 3.10 will not
-    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
-    os.environ["TRITON_CACHE_DIR"] = str(_cache_folder())
+    use_cache()
     jobs = [
         (module_name, sm, index)
         for sm in targets
@@ -92,10 +90,13 @@ def judge(outcome: Outcome, package: Path | None) -> Verdict:
     return Verdict(found, sorted(missing) + checks.unused_exceptions(kernels))
 
 
-def _cache_folder() -> Path:
-    """Where compiled kernels are kept between runs; each Triton has its own."""
+def use_cache() -> None:
+    """Keep compiled kernels between runs, from now on in this process; each Triton has a folder."""
+    # what triton 3.9 does unless told; it warns that 3.10 will not
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lightllm-kubernetes" / f"triton-{triton.__version__}"
+    folder = Path(base) / "lightllm-kubernetes" / f"triton-{triton.__version__}"
+    os.environ["TRITON_CACHE_DIR"] = str(folder)
 
 
 @cache
