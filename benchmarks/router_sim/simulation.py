@@ -17,6 +17,7 @@ from device import Device
 from loads import MAX_TOTAL_LEN, FloatArray, IntArray, Requests
 
 from lightllm_server.messages import Generate, SamplingParams, TokenBatch
+from lightllm_server.router import garbage_collector
 from lightllm_server.router.admission import AdmissionPolicy
 from lightllm_server.router.prefix_cache import PrefixCache
 from lightllm_server.router.scheduler import Scheduler, SchedulerConfig
@@ -103,8 +104,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Until the last request has ended."""
-        gc.collect()
-        gc.freeze()
+        garbage_collector.spare_live_objects()
         while self._turn():
             if self._check:
                 self._scheduler.check_invariants()
