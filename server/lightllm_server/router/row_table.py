@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from lightllm_server.router.node_table import ROOT
 from lightllm_server.router.request import Choice
+from lightllm_server.router.step_plan import Int32Array
 
 __all__ = ["RowTable"]
 
@@ -32,8 +33,8 @@ class RowTable:
     those in flight included.
     limits: [R] most output tokens. exact: [R] whether the limit will be reached for certain
     (ignore_eos).
-    keys: [R] a number for each choice, the same whenever it runs. preemptions: [R] times that its
-    request was preempted.
+    keys: [R] a number for each choice, the same whenever it runs, -1 where free. own_stops: [R]
+    whether it has stop ids of its own. preemptions: [R] times that its request was preempted.
     active: [R] not free. decodable: [R] the next step may decode it.
     """
 
@@ -48,7 +49,8 @@ class RowTable:
         self.out_lens: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.limits: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.exact: BoolArray = np.zeros(max_rows, dtype=np.bool_)
-        self.keys: IntArray = np.zeros(max_rows, dtype=np.int64)
+        self.keys: IntArray = np.full(max_rows, -1, dtype=np.int64)
+        self.own_stops: BoolArray = np.zeros(max_rows, dtype=np.bool_)
         self.preemptions: IntArray = np.zeros(max_rows, dtype=np.int64)
         self.active: BoolArray = np.zeros(max_rows, dtype=np.bool_)
         self.decodable: BoolArray = np.zeros(max_rows, dtype=np.bool_)
@@ -72,14 +74,17 @@ class RowTable:
         self.nodes[row] = ROOT
         self.out_lens[row] = len(choice.output_ids)
         self.limits[row] = choice.limit
-        self.exact[row] = choice.request.message.sampling.ignore_eos
+        sampling = choice.request.message.sampling
+        self.exact[row] = sampling.ignore_eos
         self.keys[row] = choice.key
+        self.own_stops[row] = bool(sampling.stop_token_ids)
         self.preemptions[row] = choice.request.num_preemptions
         return row
 
     def give_back(self, row: int) -> None:
         """The row is free."""
         self.choices[row] = None
+        self.keys[row] = -1
         self.active[row] = self.decodable[row] = False
         self._free.append(row)
 
@@ -99,3 +104,14 @@ class RowTable:
         """A sample of each of `rows` [any length] is planned; at the limit it was the last."""
         self.out_lens[rows] += 1
         self.decodable[rows] = self.out_lens[rows] < self.limits[rows]
+
+    def are_amid(self, rows: Int32Array, keys: IntArray, out_lens: Int32Array) -> BoolArray:
+        """[N] whether a token of `rows` [N] after `out_lens` [N] others is neither first nor last.
+
+        keys: [N] of the choices that had the rows when the token was planned; False for those that
+        have left. An eos may end an output nevertheless; where other ids may too, it is False.
+        """
+        amid: BoolArray = (out_lens > 0) & (out_lens + 1 < self.limits[rows])
+        amid &= self.keys[rows] == keys
+        amid &= ~self.own_stops[rows]
+        return amid

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -103,6 +104,7 @@ class Scheduler(SchedulerStatus):
         self._in_flight: deque[PlannedStep] = deque()
         self._due = Events()
         self._next_step = 0
+        self._eos_ids = _int64([*config.eos_ids])
 
     # ------------------------------------------------------------ messages in
 
@@ -228,7 +230,7 @@ class Scheduler(SchedulerStatus):
             if request.prompt_logprobs_due:
                 request.prompt_logprobs.append(part)
         events = Events()
-        self._take_tokens(step.samples, result, events)
+        self._take_tokens(step, result, events)
         for request in step.scored:
             if request.request_id in self._requests:
                 self._end(request, "finished", events)
@@ -414,32 +416,49 @@ class Scheduler(SchedulerStatus):
 
     # ------------------------------------------------------------ results and ends
 
-    def _take_tokens(self, samples: list[Choice], result: StepResult, events: Events) -> None:
-        """Append each token to its choice; runs once per generated token, so it is kept lean."""
-        tokens, tops = events.tokens, result.tops
-        append = tokens.append
-        for i, (choice, token, logprob) in enumerate(
-            zip(samples, result.token_ids, result.logprobs, strict=True)
-        ):
-            if choice.ended:
-                self.overrun_tokens_total += 1
-                continue
-            outputs = choice.output_ids
-            outputs.append(token)
-            count = len(outputs)
-            if count == 1 and not choice.request.opened:
-                events.opened.append(choice.request.open())
-            if token in choice.stop_ids or count >= choice.limit:
-                append(_last_token(choice, token, logprob, tops.get(i, ())))
-                if token in choice.stop_ids:
-                    self._policy.observe(count)
-                self._end_choice(choice, events)
-            elif tops and i in tops:
-                ids = choice.request_id, choice.index
-                append(SampledToken(*ids, token, logprob, None, False, tops[i]))
-            else:
-                append(SampledToken(choice.request_id, choice.index, token, logprob))
-        self.generated_tokens_total += len(tokens)
+    def _take_tokens(self, step: PlannedStep, result: StepResult, events: Events) -> None:
+        """Append each token to its choice. Most neither open nor end anything: their loop is kept
+        lean, since it runs once per generated token."""
+        plan, token_ids = step.plan, np.array(result.token_ids, dtype=np.int64)
+        amid = self._rows.are_amid(plan.sample_rows, step.keys, plan.sample_out_lens)
+        amid &= ~np.isin(token_ids, self._eos_ids)
+        amid[list(result.tops)] = False
+        append = events.tokens.append
+        sampled = zip(step.samples, result.token_ids, result.logprobs, strict=True)
+        for choice, token, logprob in compress(sampled, amid.tolist()):
+            choice.output_ids.append(token)
+            append(SampledToken(choice.request_id, choice.index, token, logprob))
+        for i in np.flatnonzero(~amid).tolist():
+            choice, token = step.samples[i], result.token_ids[i]
+            self._take_token(choice, token, result.logprobs[i], result.tops.get(i, ()), events)
+        self.generated_tokens_total += len(events.tokens)
+
+    def _take_token(
+        self,
+        choice: Choice,
+        token: int,
+        logprob: float,
+        tops: tuple[TopLogprob, ...],
+        events: Events,
+    ) -> None:
+        """Append any token to its choice; it may be the request's first, or the choice's last."""
+        if choice.ended:
+            self.overrun_tokens_total += 1
+            return
+        choice.output_ids.append(token)
+        count = len(choice.output_ids)
+        if not choice.request.opened:
+            events.opened.append(choice.request.open())
+        stops = token in choice.stop_ids
+        reason: FinishReason | None = "stop" if stops else None
+        if count >= choice.limit and not stops:
+            reason = "length"
+        ids = choice.request_id, choice.index
+        events.tokens.append(SampledToken(*ids, token, logprob, reason, stops, tops))
+        if stops:
+            self._policy.observe(count)
+        if reason:
+            self._end_choice(choice, events)
 
     def _end_choice(self, choice: Choice, events: Events) -> None:
         """Free what the choice holds; the last one ends the request."""
@@ -489,17 +508,6 @@ class Scheduler(SchedulerStatus):
     def _release(self, choice: Choice, *, keep: bool) -> None:
         self._prefill.discard(choice)
         self._ledger.release(choice, keep=keep)
-
-
-def _last_token(
-    choice: Choice, token: int, logprob: float, tops: tuple[TopLogprob, ...]
-) -> SampledToken:
-    """The token that ends its choice: an eos or stop id, or the last that it may have."""
-    stops = token in choice.stop_ids
-    reason: FinishReason = "stop" if stops else "length"
-    return SampledToken(
-        choice.request_id, choice.index, token, logprob, reason, is_stop_token=stops, tops=tops
-    )
 
 
 def _order(request: Request) -> int:

@@ -17,12 +17,14 @@ __all__ = ["PlannedStep", "StepBuilder"]
 class PlannedStep:
     """A plan whose result is still to come, and whose rows they were when it was made.
 
-    samples: choice of each sampled row. chunks: choice of each prefill chunk.
+    samples: choice of each sampled row; keys: [N] of these choices. chunks: choice of each prefill
+    chunk.
     scored: requests whose prefill this step completes and that want no token.
     """
 
     plan: StepPlan
     samples: list[Choice]
+    keys: IntArray
     chunks: list[Choice]
     scored: list[Request]
 
@@ -120,7 +122,7 @@ class StepBuilder:
             copies=tuple(self._copies),
         )
         samples = self._samples + rows.choices[decode_rows].tolist()
-        return PlannedStep(plan, samples, self._chunks, self._scored)
+        return PlannedStep(plan, samples, rows.keys[sample_rows], self._chunks, self._scored)
 
 
 def _int32(values: list[int] | IntArray) -> Int32Array:
