@@ -78,8 +78,6 @@ class Bench:
                 max_req_total_len=MAX_LENGTH,
                 eos_ids=frozenset({1}),
                 vocab_size=VOCAB,
-                max_queued_requests=1 << 20,
-                max_queued_tokens=1 << 40,
             ),
             admission.policy("efficient"),
             prefix_cache=PrefixCache(),

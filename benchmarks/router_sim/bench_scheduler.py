@@ -54,8 +54,6 @@ def run(policy: str, args: argparse.Namespace) -> list[str]:
         max_req_total_len=4096,
         eos_ids=frozenset({1}),
         vocab_size=VOCAB,
-        max_queued_requests=1 << 20,
-        max_queued_tokens=1 << 40,
     )
     scheduler = Scheduler(config, admission.policy(policy), prefix_cache=PrefixCache())
     next_id = 0

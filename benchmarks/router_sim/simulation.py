@@ -80,8 +80,6 @@ class Simulation:
             max_req_total_len=MAX_TOTAL_LEN,
             eos_ids=frozenset({_EOS_ID}),
             vocab_size=_VOCAB_SIZE,
-            max_queued_requests=1 << 20,
-            max_queued_tokens=1 << 40,
         )
         self._scheduler = Scheduler(
             config, policy, prefix_cache=PrefixCache(), clock=lambda: int(1e9 * self._now) + 1

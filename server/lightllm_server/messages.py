@@ -3,7 +3,7 @@
     api  ──EncodeText|EncodeChat──▶ tokenize worker ──Encoded|EncodeFailed──▶ api
     api  ──Generate|Abort──▶ router ──TokenBatch──▶ detok ──TextBatch──▶ api
                              router ◀──Stopped── detok
-    rank 0 ──RankStep|RankStop──▶ rank 1 … tp-1
+    rank 0 ──RankStep──▶ rank 1 … tp-1
 
 Lives here: the schema and its encoding. Not here: sockets (`channels.py`), validation of client
 input (`api/openai_schema.py`, `api/lightllm_schema.py`). Decoding raises `msgspec.ValidationError`
@@ -40,7 +40,6 @@ __all__ = [
     "PromptLogprobs",
     "PromptText",
     "RankStep",
-    "RankStop",
     "RankToRank",
     "RequestId",
     "RouterToDetok",
@@ -348,11 +347,7 @@ class RankStep(_Message, frozen=True, kw_only=True):
     prompt_logprob_chunks: bytes
 
 
-class RankStop(_Message, frozen=True, kw_only=True):
-    """The rank ends its loop."""
-
-
-RankToRank = RankStep | RankStop
+RankToRank = RankStep
 
 
 class Codec(Generic[T]):

@@ -44,8 +44,6 @@ class SchedulerDriver:
             max_req_total_len=max_len,
             eos_ids=frozenset({EOS_ID}),
             vocab_size=vocab_size,
-            max_queued_requests=100,
-            max_queued_tokens=10_000,
             steps_ahead=steps_ahead,
         )
         self.scheduler = Scheduler(

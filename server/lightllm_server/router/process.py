@@ -184,8 +184,6 @@ def scheduler_config(config: ServerConfig, info: EngineInfo) -> SchedulerConfig:
         max_req_total_len=info.max_req_total_len,
         eos_ids=frozenset(info.eos_ids),
         vocab_size=info.vocab_size,
-        max_queued_requests=config.router.max_queued_requests,
-        max_queued_tokens=config.router.max_queued_tokens,
     )
 
 

@@ -59,8 +59,7 @@ class SchedulerConfig:
     """num_slots: usable KV slots. max_rows: rows of the request table. max_batch_tokens: tokens per
     step.
 
-    max_req_total_len: prompt and output of one request. max_queued_*: enforced by the api, here for
-    the record.
+    max_req_total_len: prompt and output of one request.
     steps_ahead: plans that may be waiting for their result when another is made.
     """
 
@@ -70,8 +69,6 @@ class SchedulerConfig:
     max_req_total_len: int
     eos_ids: frozenset[int]
     vocab_size: int
-    max_queued_requests: int
-    max_queued_tokens: int
     steps_ahead: int = 1
 
 
