@@ -165,8 +165,6 @@ class SchedulerDriver:
         if ended.outcome != "finished" or (request_id, choice) in self.stopped:
             return
         assert got == want, (request_id, choice)
-        if not message.sampling.max_new_tokens:
-            return
         stops = {*message.sampling.stop_token_ids}
         if not message.sampling.ignore_eos:
             stops.add(EOS_ID)

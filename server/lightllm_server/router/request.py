@@ -132,9 +132,9 @@ class Request:
         self.order = order
         self.prompt = prompt
         self.limit = limit
-        # without a token to sample, one row computes the prompt's logprobs for all
-        num_rows = message.sampling.n if limit else 1
-        self.choices = [Choice(self, i, limit=limit, stop_ids=stop_ids) for i in range(num_rows)]
+        self.choices = [
+            Choice(self, i, limit=limit, stop_ids=stop_ids) for i in range(message.sampling.n)
+        ]
         self.opened = False
         self.preempted = False
         self.num_preemptions = 0

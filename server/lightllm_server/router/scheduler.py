@@ -126,7 +126,7 @@ class Scheduler(SchedulerStatus):
             message,
             order=self.accepted_total,
             prompt=prompt.astype(np.int32),
-            limit=max(0, min(sampling.max_new_tokens, config.max_req_total_len - len(prompt))),
+            limit=min(sampling.max_new_tokens, config.max_req_total_len - len(prompt)),
             # most share one set, which stays in the processor's cache
             stop_ids=eos_ids.union(sampling.stop_token_ids) if sampling.stop_token_ids else eos_ids,
         )
@@ -228,9 +228,6 @@ class Scheduler(SchedulerStatus):
                 request.prompt_logprobs.append(part)
         events = Events()
         self._take_tokens(step, result, events)
-        for request in step.scored:
-            if request.request_id in self._requests:
-                self._end(request, "finished", events)
         if self._suspects:
             # a step of its own has brought a token: not the culprit
             self._suspects = [r for r in self._suspects if not r.has_decoded]
@@ -400,9 +397,6 @@ class Scheduler(SchedulerStatus):
         if end < len(choice.known):
             return []
         self._prefill.discard(choice)
-        if not choice.limit:
-            builder.score(request)
-            return []
         for sibling in siblings:
             builder.start(sibling, _NO_SLOTS)
             builder.copy(choice, sibling, end)

@@ -19,14 +19,12 @@ class PlannedStep:
 
     samples: choice of each sampled row; keys: [N] of these choices. chunks: choice of each prefill
     chunk.
-    scored: requests whose prefill this step completes and that want no token.
     """
 
     plan: StepPlan
     samples: list[Choice]
     keys: IntArray
     chunks: list[Choice]
-    scored: list[Request]
 
     @property
     def requests(self) -> set[Request]:
@@ -51,7 +49,6 @@ class StepBuilder:
         self._sample_positions: list[int] = []
         self._samples: list[Choice] = []
         self._chunks: list[Choice] = []
-        self._scored: list[Request] = []
 
     def start(self, choice: Choice, prefix_slots: Int32Array) -> None:
         """The choice's row begins in this step."""
@@ -90,10 +87,6 @@ class StepBuilder:
         self._sample_positions.append(position)
         self._samples.append(choice)
 
-    def score(self, request: Request) -> None:
-        """The newest chunk completes a prompt that nothing is sampled from."""
-        self._scored.append(request)
-
     def build(self, decode_rows: IntArray, slots: Int32Array) -> PlannedStep:
         """Add the decode rows [D] and lay out; slots: [P+D]. This step is not counted yet."""
         rows = self._rows
@@ -122,7 +115,7 @@ class StepBuilder:
             copies=tuple(self._copies),
         )
         samples = self._samples + rows.choices[decode_rows].tolist()
-        return PlannedStep(plan, samples, rows.keys[sample_rows], self._chunks, self._scored)
+        return PlannedStep(plan, samples, rows.keys[sample_rows], self._chunks)
 
 
 def _int32(values: list[int] | IntArray) -> Int32Array:
