@@ -35,7 +35,7 @@ class StepBuilder:
     """Chunks first, then the decode rows, as the engine wants them."""
 
     def __init__(self, step: int, rows: RowTable) -> None:
-        self._step = step
+        self.step = step
         self._rows = rows
         self._num_tokens = 0
         self._token_ids: list[Int32Array] = []
@@ -96,7 +96,7 @@ class StepBuilder:
         sample_rows = np.concatenate([np.array(prefill_rows, dtype=np.int64), decode_rows])
         decode_index = np.arange(self._num_tokens, self._num_tokens + num_decode)
         plan = StepPlan(
-            step=self._step,
+            step=self.step,
             token_ids=np.concatenate([_int32([]), *self._token_ids]),
             chunk_rows=_int32(self._chunk_rows),
             chunk_starts=_int32(self._chunk_starts),

@@ -359,7 +359,7 @@ def test_preemption_takes_the_youngest_and_keeps_the_order() -> None:
         driver.turn()
     # whoever runs came before whoever waits
     scheduler = driver.scheduler
-    running = set(scheduler._running)
+    running = {request.request_id for request in scheduler._running}
     waiting = [request.request_id for request in scheduler._queue]
     assert max(running) < min(waiting)
     assert waiting == sorted(waiting)
