@@ -96,6 +96,10 @@ class RunningSet:
         for choice in request.live:
             self.release(choice, keep=keep)
 
+    def has_decoded(self, request: Request) -> bool:
+        """It runs, and has got a token since it started."""
+        return request in self and any(map(self.rows.has_decoded, request.live))
+
     def check_invariants(self) -> None:
         """Raise AssertionError unless rows, slots and prefills agree."""
         self.ledger.check_invariants()

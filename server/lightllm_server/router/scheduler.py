@@ -18,7 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, repeat
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,6 @@ from lightllm_server.messages import (
     Outcome,
     SampledToken,
     TokenBatch,
-    TopLogprob,
 )
 from lightllm_server.router.admission import AdmissionPolicy
 from lightllm_server.router.admission_scan import AdmissionScan
@@ -151,10 +151,11 @@ class Scheduler(SchedulerStatus):
         known = request is not None and choice < len(request.choices)
         stopped = request.choices[choice] if request is not None and known else None
         # without a token there is no text that could have matched
-        if stopped is None or stopped.ended or not stopped.output_ids:
+        num_outputs = self._rows.num_outputs(stopped) if stopped else 0
+        if stopped is None or stopped.ended or not num_outputs:
             self.ignored_total += 1
             return
-        self._policy.observe(len(stopped.output_ids))
+        self._policy.observe(num_outputs)
         self._end_choice(stopped, self._due)
 
     def fail(self, request_ids: Iterable[int], error: str) -> None:
@@ -221,7 +222,8 @@ class Scheduler(SchedulerStatus):
         """Take the result of the oldest step in flight; returns what it brings for detok."""
         step = self._in_flight.popleft()
         assert step.plan is plan, f"result of step {plan.step}, expected {step.plan.step}"
-        assert len(result.token_ids) == len(step.samples), (len(result.token_ids), plan.step)
+        lens = len(result.token_ids), len(result.logprobs)
+        assert lens == (len(step.samples), len(step.samples)), (lens, plan.step)
         for index, part in sorted(result.prompt_logprobs.items()):
             request = step.chunks[index].request
             if request.prompt_logprobs_due:
@@ -230,7 +232,7 @@ class Scheduler(SchedulerStatus):
         self._take_tokens(step, result, events)
         if self._suspects:
             # a step of its own has brought a token: not the culprit
-            self._suspects = [r for r in self._suspects if not r.has_decoded]
+            self._suspects = [r for r in self._suspects if not self._running.has_decoded(r)]
         return events.batch()
 
     def take_events(self) -> TokenBatch | None:
@@ -335,44 +337,48 @@ class Scheduler(SchedulerStatus):
     # ------------------------------------------------------------ results and ends
 
     def _take_tokens(self, step: PlannedStep, result: StepResult, events: Events) -> None:
-        """Append each token to its choice. Most neither open nor end anything: their loop is kept
-        lean, since it runs once per generated token."""
+        """Note each token. Most neither open nor end anything: these are taken as arrays."""
         plan, token_ids = step.plan, np.array(result.token_ids, dtype=np.int64)
-        amid = self._rows.are_amid(plan.sample_rows, step.keys, plan.sample_out_lens)
+        table, tops = self._rows, result.tops
+        amid = table.are_amid(plan.sample_rows, step.keys, plan.sample_out_lens)
         amid &= ~np.isin(token_ids, self._eos_ids)
-        amid[list(result.tops)] = False
-        append = events.tokens.append
-        sampled = zip(step.samples, result.token_ids, result.logprobs, strict=True)
-        for choice, token, logprob in compress(sampled, amid.tolist()):
-            choice.output_ids.append(token)
-            append(SampledToken(choice.request_id, choice.index, token, logprob))
+        for i in np.flatnonzero(amid & table.own_stops[plan.sample_rows]).tolist():
+            amid[i] = result.token_ids[i] not in step.samples[i].stop_ids
+        rows, ids = plan.sample_rows[amid], token_ids[amid]
+        table.add_tokens(rows, ids)
+        columns: list[Iterable[Any]] = [
+            table.request_ids[rows].tolist(),
+            table.indices[rows].tolist(),
+            ids.tolist(),
+            compress(result.logprobs, amid.tolist()),
+        ]
+        if tops:
+            columns += [repeat(None), repeat(False)]
+            columns.append(tops.get(i, ()) for i in np.flatnonzero(amid).tolist())
+        events.tokens.extend(map(SampledToken, *columns))
         for i in np.flatnonzero(~amid).tolist():
-            choice, token = step.samples[i], result.token_ids[i]
-            self._take_token(choice, token, result.logprobs[i], result.tops.get(i, ()), events)
+            self._take_token(step, i, result, events)
         self.generated_tokens_total += len(events.tokens)
 
-    def _take_token(
-        self,
-        choice: Choice,
-        token: int,
-        logprob: float,
-        tops: tuple[TopLogprob, ...],
-        events: Events,
-    ) -> None:
-        """Append any token to its choice; it may be the request's first, or the choice's last."""
+    def _take_token(self, step: PlannedStep, i: int, result: StepResult, events: Events) -> None:
+        """Note token i, whatever it is: its request's first, its choice's last."""
+        choice, token = step.samples[i], result.token_ids[i]
         if choice.ended:
             self.overrun_tokens_total += 1
             return
-        choice.output_ids.append(token)
-        count = len(choice.output_ids)
+        if choice.row >= 0:
+            self._rows.add_token(choice.row, token)
+        else:
+            choice.output_ids.append(token)
+        count = int(step.plan.sample_out_lens[i]) + 1
         if not choice.request.opened:
             events.opened.append(choice.request.open())
         stops = token in choice.stop_ids
         reason: FinishReason | None = "stop" if stops else None
         if count >= choice.limit and not stops:
             reason = "length"
-        ids = choice.request_id, choice.index
-        events.tokens.append(SampledToken(*ids, token, logprob, reason, stops, tops))
+        ids, tops = (choice.request_id, choice.index), result.tops.get(i, ())
+        events.tokens.append(SampledToken(*ids, token, result.logprobs[i], reason, stops, tops))
         if stops:
             self._policy.observe(count)
         if reason:
