@@ -77,6 +77,8 @@ def run(policy: str, args: argparse.Namespace) -> list[str]:
             count = len(oldest.sample_rows)
             tokens = [1 if rng.random() < 0.002 else 2 for _ in range(count)]
             result = StepResult(token_ids=tokens, logprobs=[-1.0] * count)
+            # as in the router, where the device works meanwhile
+            garbage_collector.walk_new_objects()
             before = time.thread_time()
             scheduler.commit(oldest, result)
             after = time.thread_time()

@@ -169,6 +169,7 @@ class Simulation:
         ends = (counts == output_lens) & (not self._requests.ignore_eos)
         token_ids: list[int] = np.where(ends, _EOS_ID, _OTHER_ID).tolist()
         result = StepResult(token_ids=token_ids, logprobs=[-1.0] * len(token_ids))
+        garbage_collector.walk_new_objects()
         began = time.thread_time()
         batch = self._scheduler.commit(plan, result)
         self.outcome.cpu_ms.append(1e3 * (time.thread_time() - began + planned_s))

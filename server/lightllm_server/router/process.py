@@ -112,6 +112,7 @@ class RouterLoop:
     def _commit_oldest(self) -> None:
         began = time.monotonic_ns()
         plan, step = self._in_flight[0]
+        garbage_collector.walk_new_objects()
         try:
             result = step.wait(_STEP_TIMEOUT_S)
         except EngineError:

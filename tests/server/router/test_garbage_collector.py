@@ -60,3 +60,11 @@ def test_ended_requests_leave_no_cycle():
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_new_objects_are_walked_a_few_at_a_time(walks):
+    garbage_collector.spare_live_objects()
+    for _ in range(10):
+        live = [[] for _ in range(100)]
+        garbage_collector.walk_new_objects()
+        assert not set(map(id, live)) & set(map(id, gc.get_objects(generation=0)))
