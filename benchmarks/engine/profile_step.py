@@ -11,7 +11,6 @@ calls would add is not seen here. Half the rows are drawn at a temperature, half
 from __future__ import annotations
 
 import argparse
-import gc
 import platform
 import random
 import statistics
@@ -34,7 +33,7 @@ from lightllm_server.engine.sampler import Sampled, Sampler
 from lightllm_server.engine.staging import PinnedUploader
 from lightllm_server.engine.step_output import StepOutput
 from lightllm_server.messages import Codec, Generate, RequestId, RouterToDetok, SamplingParams
-from lightllm_server.router import admission
+from lightllm_server.router import admission, garbage_collector
 from lightllm_server.router.prefix_cache import PrefixCache
 from lightllm_server.router.scheduler import Scheduler, SchedulerConfig
 from lightllm_server.router.step_plan import StepPlan
@@ -79,8 +78,6 @@ class Bench:
                 max_req_total_len=MAX_LENGTH,
                 eos_ids=frozenset({1}),
                 vocab_size=VOCAB,
-                max_queued_requests=1 << 20,
-                max_queued_tokens=1 << 40,
             ),
             admission.policy("efficient"),
             prefix_cache=PrefixCache(),
@@ -159,8 +156,7 @@ class Bench:
     def run(self, steps: int) -> dict[str, list[float]]:
         for _ in range(WARM_STEPS):
             self.step()
-        gc.collect()
-        gc.freeze()
+        garbage_collector.spare_live_objects()
         self.times.clear()
         for _ in range(steps):
             self.step()

@@ -17,6 +17,7 @@ from device import Device
 from loads import MAX_TOTAL_LEN, FloatArray, IntArray, Requests
 
 from lightllm_server.messages import Generate, SamplingParams, TokenBatch
+from lightllm_server.router import garbage_collector
 from lightllm_server.router.admission import AdmissionPolicy
 from lightllm_server.router.prefix_cache import PrefixCache
 from lightllm_server.router.scheduler import Scheduler, SchedulerConfig
@@ -79,8 +80,6 @@ class Simulation:
             max_req_total_len=MAX_TOTAL_LEN,
             eos_ids=frozenset({_EOS_ID}),
             vocab_size=_VOCAB_SIZE,
-            max_queued_requests=1 << 20,
-            max_queued_tokens=1 << 40,
         )
         self._scheduler = Scheduler(
             config, policy, prefix_cache=PrefixCache(), clock=lambda: int(1e9 * self._now) + 1
@@ -103,8 +102,7 @@ class Simulation:
 
     def run(self) -> Outcome:
         """Until the last request has ended."""
-        gc.collect()
-        gc.freeze()
+        garbage_collector.spare_live_objects()
         while self._turn():
             if self._check:
                 self._scheduler.check_invariants()
@@ -171,6 +169,7 @@ class Simulation:
         ends = (counts == output_lens) & (not self._requests.ignore_eos)
         token_ids: list[int] = np.where(ends, _EOS_ID, _OTHER_ID).tolist()
         result = StepResult(token_ids=token_ids, logprobs=[-1.0] * len(token_ids))
+        garbage_collector.walk_new_objects()
         began = time.thread_time()
         batch = self._scheduler.commit(plan, result)
         self.outcome.cpu_ms.append(1e3 * (time.thread_time() - began + planned_s))

@@ -68,8 +68,6 @@ class Serving:
                 max_req_total_len=info.max_req_total_len,
                 eos_ids=frozenset(info.eos_ids),
                 vocab_size=info.vocab_size,
-                max_queued_requests=1 << 20,
-                max_queued_tokens=1 << 40,
             ),
             policy or admission.policy("efficient"),
             prefix_cache=PrefixCache() if prefix_cache else None,

@@ -50,8 +50,9 @@ MAX_MESSAGE_BYTES: Final = 64 * 2**20
 _SEND_DEADLINE_S: Final = 5.0
 # messages in flight per side; a batch is one message, so this is minutes of work
 _DEFAULT_HWM: Final = 10_000
-# sockaddr_un holds 108 bytes with the closing NUL
+# sockaddr_un holds 108 bytes with the closing NUL; the names above and below stay below 40
 _MAX_PATH_BYTES: Final = 107
+_LONGEST_NAME: Final = 40
 _RECONNECT_MS: Final = 20
 # msgspec.MsgspecError is one, and so is the UnicodeDecodeError that it lets through
 _MALFORMED: Final = ValueError
@@ -68,14 +69,18 @@ def rank_socket(rank: int) -> str:
 
 
 def socket_path(run_dir: Path, name: str) -> Path:
-    """The path of a socket; raises ConfigError where it is too long for a Unix socket."""
-    path = run_dir / name
-    size = len(bytes(path))
+    """The path of a socket in a run directory that `check_run_dir` has passed."""
+    return run_dir / name
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Raise ConfigError where the path of a socket in it would be too long for a Unix socket."""
+    size = len(bytes(run_dir)) + 1 + _LONGEST_NAME
     if size > _MAX_PATH_BYTES:
         raise ConfigError(
-            f"run directory {run_dir}: socket path has {size} bytes, at most {_MAX_PATH_BYTES}"
+            f"{run_dir}: too long for sockets: {size} bytes with a socket's name, at most "
+            f"{_MAX_PATH_BYTES}; set TMPDIR to a shorter directory"
         )
-    return path
 
 
 def _open(context: zmq.Context[Any], kind: int, path: Path, hwm: int) -> Any:

@@ -3,11 +3,13 @@
     api  ──EncodeText|EncodeChat──▶ tokenize worker ──Encoded|EncodeFailed──▶ api
     api  ──Generate|Abort──▶ router ──TokenBatch──▶ detok ──TextBatch──▶ api
                              router ◀──Stopped── detok
-    rank 0 ──RankStep|RankStop──▶ rank 1 … tp-1
+    rank 0 ──RankStep──▶ rank 1 … tp-1
 
 Lives here: the schema and its encoding. Not here: sockets (`channels.py`), validation of client
 input (`api/openai_schema.py`, `api/lightllm_schema.py`). Decoding raises `msgspec.ValidationError`
 or `msgspec.DecodeError` on anything else than a well-formed message of the hop.
+
+Messages are frozen, so no cycle goes through them and the garbage collector need not know them.
 """
 
 from __future__ import annotations
@@ -38,7 +40,6 @@ __all__ = [
     "PromptLogprobs",
     "PromptText",
     "RankStep",
-    "RankStop",
     "RankToRank",
     "RequestId",
     "RouterToDetok",
@@ -64,11 +65,13 @@ Choice = Annotated[int, Meta(ge=0, le=1023)]
 Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
-class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, kw_only=True):
+class _Message(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True, kw_only=True, gc=False
+):
     """Base of all messages: immutable, tagged by class name, unknown fields refused."""
 
 
-class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _Part(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Base of what repeats inside a message: encoded as an array, without field names."""
 
 
@@ -344,11 +347,7 @@ class RankStep(_Message, frozen=True, kw_only=True):
     prompt_logprob_chunks: bytes
 
 
-class RankStop(_Message, frozen=True, kw_only=True):
-    """The rank ends its loop."""
-
-
-RankToRank = RankStep | RankStop
+RankToRank = RankStep
 
 
 class Codec(Generic[T]):

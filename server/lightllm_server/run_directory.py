@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from lightllm_server.channels import check_run_dir
 from lightllm_server.config import ServerConfig
 from lightllm_server.errors import ConfigError
 from lightllm_server.status_page import StatusPage
@@ -27,9 +28,6 @@ _PREFIX = "lightllm-"
 _LOCK = "lock"
 _CONFIG = "config.json"
 _PAGE = "status"
-# sun_path is 108 bytes with its terminator; the longest socket name in the directory stays below 40
-_MAX_SOCKET_PATH = 107
-_LONGEST_NAME = 40
 
 
 class RunDirectory:
@@ -48,7 +46,7 @@ class RunDirectory:
             raise _cannot_use(parent, error) from error
         try:
             self._lock = _locked(self.path)
-            _check_length(self.path)
+            check_run_dir(self.path)
             (self.path / _CONFIG).write_bytes(msgspec.json.encode(config))
             self.page = StatusPage.create(self.path / _PAGE, processes)
         except OSError as error:
@@ -79,15 +77,6 @@ def open_page(path: Path) -> StatusPage:
 def _cannot_use(path: Path, error: OSError) -> ConfigError:
     reason = error.strerror or str(error)
     return ConfigError(f"{path}: cannot be used for sockets and status (TMPDIR): {reason}")
-
-
-def _check_length(path: Path) -> None:
-    length = len(os.fsencode(path)) + 1 + _LONGEST_NAME
-    if length > _MAX_SOCKET_PATH:
-        raise ConfigError(
-            f"{path}: too long for sockets: {length} bytes with a socket's name, at most "
-            f"{_MAX_SOCKET_PATH}; set TMPDIR to a shorter directory"
-        )
 
 
 def _locked(path: Path) -> int:

@@ -8,6 +8,8 @@ import random
 import stat
 import time
 from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import zmq
@@ -177,9 +179,17 @@ def test_wait_any_hears_either(sockets, tmp_path):
     assert (one.receive_all(), other.receive_all()) == ([], [abort(1)])
 
 
-def test_paths_are_checked_before_the_kernel_cuts_them(tmp_path):
-    with pytest.raises(ConfigError, match="at most 107"):
-        socket_path(tmp_path / ("x" * 100), channels.ROUTER_FROM_API)
+def test_a_run_directory_passes_only_if_all_its_sockets_can_be_bound(sockets, tmp_path):
+    with TemporaryDirectory(dir="/tmp") as folder:
+        longest = Path(folder) / ("x" * (65 - len(folder)))
+        longest.mkdir()
+        channels.check_run_dir(longest)
+        names = [getattr(channels, name) for name in dir(channels) if "_FROM_" in name]
+        assert len(names) == 5
+        for name in [*names, channels.tokenize_socket(99_999), channels.rank_socket(99_999)]:
+            sockets(Receiver, socket_path(longest, name), CODEC)
+        with pytest.raises(ConfigError, match=r"too long for sockets: 108 bytes.*at most 107"):
+            channels.check_run_dir(longest.with_name(longest.name + "y"))
 
 
 def test_a_path_that_cannot_be_bound_is_named(sockets, tmp_path):

@@ -26,7 +26,6 @@ from lightllm_server.messages import (
     PromptLogprobs,
     PromptText,
     RankStep,
-    RankStop,
     SampledToken,
     SamplingParams,
     Stopped,
@@ -98,7 +97,6 @@ SAMPLES: dict[str, list] = {
                 for field in msgspec.structs.fields(RankStep)
             }
         ),
-        RankStop(),
     ],
 }
 

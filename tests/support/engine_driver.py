@@ -57,8 +57,6 @@ class EngineDriver:
                 max_req_total_len=info.max_req_total_len,
                 eos_ids=frozenset(info.eos_ids),
                 vocab_size=info.vocab_size,
-                max_queued_requests=1000,
-                max_queued_tokens=10**6,
             ),
             policy or admission.EfficientAdmission(),
             prefix_cache=PrefixCache() if prefix_cache else None,

@@ -44,8 +44,6 @@ class SchedulerDriver:
             max_req_total_len=max_len,
             eos_ids=frozenset({EOS_ID}),
             vocab_size=vocab_size,
-            max_queued_requests=100,
-            max_queued_tokens=10_000,
             steps_ahead=steps_ahead,
         )
         self.scheduler = Scheduler(
@@ -167,8 +165,6 @@ class SchedulerDriver:
         if ended.outcome != "finished" or (request_id, choice) in self.stopped:
             return
         assert got == want, (request_id, choice)
-        if not message.sampling.max_new_tokens:
-            return
         stops = {*message.sampling.stop_token_ids}
         if not message.sampling.ignore_eos:
             stops.add(EOS_ID)

@@ -17,7 +17,7 @@ from lightllm_server.engine.rank_plans import from_message, to_message
 from lightllm_server.engine.rank_process import carry_out
 from lightllm_server.engine.runner import ModelRunner
 from lightllm_server.engine.shard import ModelShard
-from lightllm_server.messages import Codec, RankStop, RankToRank
+from lightllm_server.messages import Codec, RankToRank
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.router.step_plan import StepPlan
 from lightllm_server.status_page import StatusPage
@@ -86,8 +86,8 @@ class ThreadedTensorParallel:
             ranks = ThreadRank(rank, size, meeting)
             shard = ModelShard(config, model_config, ranks, page[f"rank-{rank}"])
             size_engine(config, shard)
-            while isinstance(message := self._codec.decode(plans.get()), RankStop) is False:
-                carry_out(shard, from_message(message))
+            while frame := plans.get():
+                carry_out(shard, from_message(self._codec.decode(frame)))
 
         for rank in range(1, size):
             self._queues.append(queue.SimpleQueue())
@@ -104,7 +104,8 @@ class ThreadedTensorParallel:
 
     def close(self) -> None:
         for plans in self._queues:
-            plans.put(self._codec.encode(RankStop()))
+            # an empty frame is the end
+            plans.put(b"")
         for thread in self._threads:
             thread.join(10)
         self.runner.close()

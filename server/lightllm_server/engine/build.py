@@ -36,14 +36,6 @@ class Runner(Protocol):
         """What was resolved at start."""
         ...
 
-    def warm_up(self) -> None:
-        """Do now what the first step would otherwise pay for."""
-        ...
-
-    def close(self) -> None:
-        """End what runs in the background."""
-        ...
-
 
 def build_runner(config: ServerConfig, run_dir: Path, row: StatusRow) -> Runner:
     """Load the model, join the other ranks, size the cache; raises ConfigError."""

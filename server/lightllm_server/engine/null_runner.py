@@ -49,12 +49,6 @@ class NullRunner:
         ids = self._ids[plan.sample_positions % len(self._ids)].tolist()
         return NullStep(StepResult(token_ids=ids, logprobs=[0.0] * len(ids)))
 
-    def warm_up(self) -> None:
-        """There is nothing to warm."""
-
-    def close(self) -> None:
-        """There is nothing to end."""
-
     def info(self) -> EngineInfo:
         model, router = self._model, self._config.router
         num_slots = self._config.engine.max_total_token_num or _NUM_SLOTS

@@ -1,6 +1,4 @@
-"""A tensor-parallel rank above 0: loads its share, then carries out rank 0's plans until told to
-stop.
-"""
+"""A tensor-parallel rank above 0: loads its share, then carries out rank 0's plans."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ from lightllm_server.engine.parallel import join_ranks
 from lightllm_server.engine.profile import size_engine
 from lightllm_server.engine.rank_plans import from_message
 from lightllm_server.engine.shard import ModelShard
-from lightllm_server.messages import Codec, RankStop, RankToRank
+from lightllm_server.messages import Codec, RankToRank
 from lightllm_server.models.config import ModelConfig
 from lightllm_server.router.step_plan import StepPlan
 from lightllm_server.status_page import Field, State, StatusPage
@@ -31,7 +29,7 @@ _POLL_MS = 1000
 
 @torch.inference_mode()
 def run(config: ServerConfig, run_dir: Path, page: StatusPage, rank: int) -> None:
-    """Return on RankStop; any error is the end of the process, since the ranks share every step."""
+    """Until killed; any error is the end of the process, since the ranks share every step."""
     row = page[f"rank-{rank}"]
     row.state = State.LOADING
     codec: Codec[RankToRank] = Codec(RankToRank)
@@ -47,8 +45,6 @@ def run(config: ServerConfig, run_dir: Path, page: StatusPage, rank: int) -> Non
         message = from_rank_0.receive(_POLL_MS)
         if message is None:
             continue
-        if isinstance(message, RankStop):
-            return
         row[Field.WORK] = 1
         carry_out(shard, from_message(message))
         row[Field.WORK] = 0

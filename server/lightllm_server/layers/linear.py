@@ -17,7 +17,6 @@ from lightllm_server.layers.parameter import Loader, WeightOptions, WeightSource
 from lightllm_server.layers.tensor_parallel import TensorParallel, divide
 
 __all__ = [
-    "ColumnParallelLinear",
     "MergedColumnParallelLinear",
     "QKVParallelLinear",
     "RowParallelLinear",
@@ -113,22 +112,6 @@ class MergedColumnParallelLinear(_ShardedLinear):
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: [T, in] -> [T, local outputs of all parts side by side]."""
         return self._apply(hidden)
-
-
-class ColumnParallelLinear(MergedColumnParallelLinear):
-    """One linear layer, split by outputs."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        name: str,
-        bias: bool,
-        tp: TensorParallel,
-        options: WeightOptions,
-    ) -> None:
-        super().__init__(in_features, {name: out_features}, bias=bias, tp=tp, options=options)
 
 
 class QKVParallelLinear(_ShardedLinear):

@@ -17,7 +17,7 @@ from lightllm_server.layers.linear import (
     RowParallelLinear,
 )
 from lightllm_server.layers.norm import RMSNorm
-from lightllm_server.layers.parameter import Loader, WeightOptions, WeightSource
+from lightllm_server.layers.parameter import Loader, WeightOptions
 from lightllm_server.layers.rotary import RopeScaling, RotaryEmbedding
 from lightllm_server.layers.tensor_parallel import TensorParallel
 from lightllm_server.models.config import ModelConfig
@@ -160,8 +160,14 @@ class LlamaForCausalLM:
             LlamaLayer(config, layer, rotary, tp, options) for layer in range(config.num_layers)
         ]
         self.norm = RMSNorm(size, config.rms_norm_eps, name="model.norm", options=options)
-        head = "model.embed_tokens" if config.tie_word_embeddings else "lm_head"
-        self.lm_head = ParallelLMHead(vocab, size, name=head, tp=tp, options=options)
+        self.lm_head = ParallelLMHead(
+            vocab,
+            size,
+            name="lm_head",
+            tp=tp,
+            options=options,
+            tied_to=self.embedding if config.tie_word_embeddings else None,
+        )
 
     def forward(
         self, token_ids: torch.Tensor, state: AttentionState, on_layer: Callable[[], None]
@@ -184,19 +190,11 @@ class LlamaForCausalLM:
 
     def loaders(self) -> dict[str, Loader]:
         """Checkpoint name -> loader; the names are those of `llama_tensors.expected_tensors`."""
-        loaders = {**self.embedding.loaders(), **self.norm.loaders()}
-        for name, loader in self.lm_head.loaders().items():
-            loaders[name] = _both(loaders[name], loader) if name in loaders else loader
+        loaders = {
+            **self.embedding.loaders(),
+            **self.norm.loaders(),
+            **self.lm_head.loaders(),
+        }
         for index, layer in enumerate(self.layers):
             loaders |= {f"model.layers.{index}.{n}": load for n, load in layer.loaders().items()}
         return loaders
-
-
-def _both(first: Loader, second: Loader) -> Loader:
-    """A tied tensor has two destinations."""
-
-    def load(source: WeightSource) -> None:
-        first(source)
-        second(source)
-
-    return load

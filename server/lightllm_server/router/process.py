@@ -7,7 +7,6 @@ nothing to do the loop sleeps on the sockets.
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections import deque
@@ -29,7 +28,7 @@ from lightllm_server.messages import (
     RouterToDetok,
     TokenBatch,
 )
-from lightllm_server.router import admission
+from lightllm_server.router import admission, garbage_collector
 from lightllm_server.router.prefix_cache import PrefixCache
 from lightllm_server.router.scheduler import Scheduler, SchedulerConfig
 from lightllm_server.router.step_plan import StepPlan
@@ -113,6 +112,7 @@ class RouterLoop:
     def _commit_oldest(self) -> None:
         began = time.monotonic_ns()
         plan, step = self._in_flight[0]
+        garbage_collector.walk_new_objects()
         try:
             result = step.wait(_STEP_TIMEOUT_S)
         except EngineError:
@@ -185,8 +185,6 @@ def scheduler_config(config: ServerConfig, info: EngineInfo) -> SchedulerConfig:
         max_req_total_len=info.max_req_total_len,
         eos_ids=frozenset(info.eos_ids),
         vocab_size=info.vocab_size,
-        max_queued_requests=config.router.max_queued_requests,
-        max_queued_tokens=config.router.max_queued_tokens,
     )
 
 
@@ -216,11 +214,7 @@ def run(config: ServerConfig, run_dir: Path, page: StatusPage) -> None:
     row[Field.SLOTS_TOTAL] = info.max_total_token_num
     row[Field.MAX_RUNNING] = info.running_max_req_size
     write_engine_info(run_dir, info)
-    # what was allocated to load never becomes garbage: keep the collector from walking it
-    gc.collect()
-    gc.freeze()
-    # ended requests leave no cycles: a full walk over thousands of queued ones only stalls a step
-    gc.set_threshold(100_000, 50, 1000)
+    garbage_collector.spare_live_objects()
     row.state = State.READY
     logger.info(
         "model ready: %s, %s on %s, tp %d, %d KV slots (%s), %d tokens per step",

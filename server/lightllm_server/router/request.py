@@ -21,8 +21,8 @@ class Choice:
     row: row of the request table, -1 while it has none. node: the prefix that it shares through the
     tree (None: not begun).
     key: a number of its own, the same whenever it runs.
-    known: [prompt + output] ids known when the row began. known_outputs: how many of them are
-    output.
+    output_ids: up to when the row began; later ones are in the row table, until the row is given
+    back. known: [prompt + output] ids known when the row began.
     started: its `RowStart` was planned. private: its next chunks stay out of the tree, which has a
     copy.
     computed: positions that had their KV before a preemption threw it away.
@@ -35,7 +35,6 @@ class Choice:
         "index",
         "key",
         "known",
-        "known_outputs",
         "limit",
         "node",
         "output_ids",
@@ -68,30 +67,14 @@ class Choice:
         self.row = -1
         self.node: Node | None = None
         self.known: Int32Array = self.request.prompt
-        self.known_outputs = 0
         self.started = False
         self.private = False
 
     def recall(self) -> None:
         """Bring `known` up to date before a row begins: it is what will be prefilled."""
-        self.known_outputs = len(self.output_ids)
         if self.output_ids:
             outputs = np.array(self.output_ids, dtype=np.int32)
             self.known = np.concatenate([self.request.prompt, outputs])
-
-    @property
-    def decoded(self) -> bool:
-        """A token sampled since the row began is known, so all its prefill steps are done."""
-        return len(self.output_ids) > self.known_outputs
-
-    def tokens(self, start: int, end: int) -> Int32Array:
-        """Ids of the positions start … end-1."""
-        if end <= len(self.known):
-            return self.known[start:end]
-        prompt_len = len(self.request.prompt)
-        head = self.known[start:prompt_len]
-        outputs = self.output_ids[max(0, start - prompt_len) : end - prompt_len]
-        return np.concatenate([head, np.array(outputs, dtype=np.int32)])
 
 
 class Request:
@@ -132,9 +115,9 @@ class Request:
         self.order = order
         self.prompt = prompt
         self.limit = limit
-        # without a token to sample, one row computes the prompt's logprobs for all
-        num_rows = message.sampling.n if limit else 1
-        self.choices = [Choice(self, i, limit=limit, stop_ids=stop_ids) for i in range(num_rows)]
+        self.choices = [
+            Choice(self, i, limit=limit, stop_ids=stop_ids) for i in range(message.sampling.n)
+        ]
         self.opened = False
         self.preempted = False
         self.num_preemptions = 0
@@ -148,11 +131,6 @@ class Request:
     def live(self) -> list[Choice]:
         """The choices that are not over; the first of them prefills the prompt for all."""
         return [choice for choice in self.choices if not choice.ended]
-
-    @property
-    def has_decoded(self) -> bool:
-        """It runs, and has got a token since it started."""
-        return any(choice.row >= 0 and choice.decoded for choice in self.choices)
 
     def open(self) -> Opened:
         """The request's first word to detok, with the prompt's logprobs if all of them came."""

@@ -18,6 +18,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress, repeat
+from typing import Any
 
 import numpy as np
 
@@ -28,21 +30,20 @@ from lightllm_server.messages import (
     Outcome,
     SampledToken,
     TokenBatch,
-    TopLogprob,
 )
 from lightllm_server.router.admission import AdmissionPolicy
 from lightllm_server.router.admission_scan import AdmissionScan
 from lightllm_server.router.events import Events
 from lightllm_server.router.kv_slots import KvSlots
-from lightllm_server.router.prefill_set import PrefillSet, waiting_siblings
 from lightllm_server.router.prefix_cache import Node, PrefixCache
 from lightllm_server.router.queue import WaitingQueue
 from lightllm_server.router.request import Choice, Request
 from lightllm_server.router.row_table import IntArray, RowTable
+from lightllm_server.router.running_set import RunningSet
 from lightllm_server.router.scheduler_status import SchedulerStatus
 from lightllm_server.router.slot_ledger import SlotLedger
-from lightllm_server.router.step_builder import PlannedStep, StepBuilder
-from lightllm_server.router.step_plan import Int32Array, StepPlan, StepResult
+from lightllm_server.router.step_builder import PlannedStep
+from lightllm_server.router.step_plan import StepPlan, StepResult
 from lightllm_server.router.validation import find_fault
 
 __all__ = ["Scheduler", "SchedulerConfig"]
@@ -50,7 +51,6 @@ __all__ = ["Scheduler", "SchedulerConfig"]
 logger = logging.getLogger(__name__)
 
 _NO_IDS: frozenset[int] = frozenset()
-_NO_SLOTS: Int32Array = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,7 @@ class SchedulerConfig:
     """num_slots: usable KV slots. max_rows: rows of the request table. max_batch_tokens: tokens per
     step.
 
-    max_req_total_len: prompt and output of one request. max_queued_*: enforced by the api, here for
-    the record.
+    max_req_total_len: prompt and output of one request.
     steps_ahead: plans that may be waiting for their result when another is made.
     """
 
@@ -69,8 +68,6 @@ class SchedulerConfig:
     max_req_total_len: int
     eos_ids: frozenset[int]
     vocab_size: int
-    max_queued_requests: int
-    max_queued_tokens: int
     steps_ahead: int = 1
 
 
@@ -89,10 +86,9 @@ class Scheduler(SchedulerStatus):
         self._clock = clock
         self._policy = policy
         self._rows = RowTable(config.max_rows, config.max_req_total_len)
-        super().__init__(
-            WaitingQueue(), SlotLedger(KvSlots(config.num_slots), self._rows, prefix_cache)
-        )
-        self._prefill = PrefillSet(self._rows)
+        ledger = SlotLedger(KvSlots(config.num_slots), self._rows, prefix_cache)
+        super().__init__(WaitingQueue(), RunningSet(ledger))
+        self._prefill = self._running.prefill
         self._scan = AdmissionScan(
             self._queue, self._ledger, policy, max_batch_tokens=config.max_batch_tokens
         )
@@ -103,6 +99,7 @@ class Scheduler(SchedulerStatus):
         self._in_flight: deque[PlannedStep] = deque()
         self._due = Events()
         self._next_step = 0
+        self._eos_ids = _int64([*config.eos_ids])
 
     # ------------------------------------------------------------ messages in
 
@@ -127,7 +124,7 @@ class Scheduler(SchedulerStatus):
             message,
             order=self.accepted_total,
             prompt=prompt.astype(np.int32),
-            limit=max(0, min(sampling.max_new_tokens, config.max_req_total_len - len(prompt))),
+            limit=min(sampling.max_new_tokens, config.max_req_total_len - len(prompt)),
             # most share one set, which stays in the processor's cache
             stop_ids=eos_ids.union(sampling.stop_token_ids) if sampling.stop_token_ids else eos_ids,
         )
@@ -154,10 +151,11 @@ class Scheduler(SchedulerStatus):
         known = request is not None and choice < len(request.choices)
         stopped = request.choices[choice] if request is not None and known else None
         # without a token there is no text that could have matched
-        if stopped is None or stopped.ended or not stopped.output_ids:
+        num_outputs = self._rows.num_outputs(stopped) if stopped else 0
+        if stopped is None or stopped.ended or not num_outputs:
             self.ignored_total += 1
             return
-        self._policy.observe(len(stopped.output_ids))
+        self._policy.observe(num_outputs)
         self._end_choice(stopped, self._due)
 
     def fail(self, request_ids: Iterable[int], error: str) -> None:
@@ -181,7 +179,7 @@ class Scheduler(SchedulerStatus):
         purged = self._ledger.purge({step.plan.step for step in steps})
         involved = {request for step in steps for request in step.requests}
         suspects = sorted(steps[0].requests & set(self._requests.values()), key=_order)
-        for request in sorted(self._running.values(), key=_order, reverse=True):
+        for request in reversed(self._running.oldest_first()):
             built_on = any(self._ledger.tree.leads_through(c.node, purged) for c in request.live)
             if built_on or request in involved:
                 self._requeue(request)
@@ -213,7 +211,9 @@ class Scheduler(SchedulerStatus):
             if self._in_flight or not self._prefill:
                 return None
             chunks = self._free_for_prefill(alone)
-        step = self._build(chunks, decode_rows)
+        step = self._running.take_step(self._next_step, chunks, decode_rows)
+        # chunks change what can be shared, and what is still to be prefilled
+        self._scan.open |= bool(chunks)
         self._in_flight.append(step)
         self._next_step += 1
         return step.plan
@@ -222,19 +222,17 @@ class Scheduler(SchedulerStatus):
         """Take the result of the oldest step in flight; returns what it brings for detok."""
         step = self._in_flight.popleft()
         assert step.plan is plan, f"result of step {plan.step}, expected {step.plan.step}"
-        assert len(result.token_ids) == len(step.samples), (len(result.token_ids), plan.step)
+        lens = len(result.token_ids), len(result.logprobs)
+        assert lens == (len(step.samples), len(step.samples)), (lens, plan.step)
         for index, part in sorted(result.prompt_logprobs.items()):
             request = step.chunks[index].request
             if request.prompt_logprobs_due:
                 request.prompt_logprobs.append(part)
         events = Events()
-        self._take_tokens(step.samples, result, events)
-        for request in step.scored:
-            if request.request_id in self._requests:
-                self._end(request, "finished", events)
+        self._take_tokens(step, result, events)
         if self._suspects:
             # a step of its own has brought a token: not the culprit
-            self._suspects = [r for r in self._suspects if not r.has_decoded]
+            self._suspects = [r for r in self._suspects if not self._running.has_decoded(r)]
         return events.batch()
 
     def take_events(self) -> TokenBatch | None:
@@ -252,21 +250,15 @@ class Scheduler(SchedulerStatus):
         Raises:
             AssertionError: with the values that disagree.
         """
-        self._ledger.check_invariants()
+        self._running.check_invariants()
         waiting = {request.request_id for request in self._queue}
-        assert not waiting & self._running.keys(), "a request both waits and runs"
-        assert waiting | self._running.keys() == self._requests.keys(), "a request got lost"
+        running = {request.request_id for request in self._running}
+        assert not waiting & running, "a request both waits and runs"
+        assert waiting | running == self._requests.keys(), "a request got lost"
         num_preempted = sum(request.preempted for request in self._queue)
         assert num_preempted == self._queue.num_preempted, (num_preempted, self._queue)
         num_tokens = sum(len(request.prompt) for request in self._queue)
         assert num_tokens == self._queue.num_tokens, (num_tokens, self._queue.num_tokens)
-        live = [choice for request in self._running.values() for choice in request.live]
-        assert len(live) == self._rows.num_active, (len(live), self._rows.num_active)
-        assert all(choice.row >= 0 for choice in live), "a running choice has no row"
-        assert all(choice.row >= 0 for choice in self._prefill), "a prefill without a row"
-        decodable = set(np.flatnonzero(self._rows.decodable).tolist())
-        prefilling = {choice.row for choice in self._prefill}
-        assert not decodable & prefilling, (decodable, prefilling)
 
     # ------------------------------------------------------------ room and admission
 
@@ -291,7 +283,7 @@ class Scheduler(SchedulerStatus):
 
     def _preempt_youngest(self, spared: Request | None) -> None:
         """Make room; the oldest request, or the one spared, stays."""
-        others = sorted(self._running.values(), key=_order)[spared is None :]
+        others = self._running.oldest_first()[spared is None :]
         victims = [request for request in others if request is not spared]
         assert victims, "a lone request must fit: that was checked when it was added"
         logger.info("request %s preempted: the KV cache is full", victims[-1].request_id)
@@ -301,10 +293,9 @@ class Scheduler(SchedulerStatus):
 
     def _requeue(self, request: Request) -> None:
         """Back to the head of the queue; what is certain of its KV may stay as cache."""
-        del self._running[request.request_id]
         for choice in request.live:
             choice.computed = max(choice.computed, int(self._rows.lengths[choice.row]))
-            self._release(choice, keep=True)
+        self._running.remove(request, keep=True)
         request.preempted = True
         request.resume_after = self._next_step - 1
         self._queue.put_first(request)
@@ -325,133 +316,85 @@ class Scheduler(SchedulerStatus):
             if not self._running or (enough_rows and self._scan.fits([(request, node)])):
                 self._start(request, node)
                 return
-            self._requeue(max(self._running.values(), key=_order))
+            self._requeue(self._running.oldest_first()[-1])
 
     def _start(self, request: Request, node: Node) -> None:
-        """Give rows to all live choices; the first prefills, the others wait for the prompt."""
+        """From the queue to the rows."""
         self._queue.remove(request)
-        self._running[request.request_id] = request
         request.preempted = False
         request.prompt_logprobs = []
         if not request.started_ns:
             request.started_ns = self._clock()
             request.cached_tokens = node.end
             self.count_start(request, node.end)
-        lead, *siblings = request.live
-        for choice in (lead, *siblings):
-            choice.row = self._rows.take(choice)
-        self._ledger.begin(lead, node)
-        self._prefill.add(lead)
-        for choice in siblings:
-            self._ledger.reserve(choice)
-        if siblings and node.end == len(request.prompt):
-            self._share_prompt(lead)
+        self._running.start(request, node)
 
     def _choose_chunks(self, num_decode: int, alone: Request | None) -> list[tuple[Choice, int]]:
         """Which rows prefill how many tokens beside the decode rows."""
         room = min(self.config.max_batch_tokens, self._ledger.num_available) - num_decode
         return self._prefill.split(room, alone)
 
-    def _share_prompt(self, lead: Choice) -> list[Choice]:
-        """The prompt is computed: its slots become the siblings' too."""
-        siblings = waiting_siblings(lead)
-        self._ledger.share(lead)
-        for choice in siblings:
-            assert lead.node is not None, "a prompt without a node"
-            self._ledger.begin(choice, lead.node)
-            if choice.output_ids:
-                self._prefill.add(choice)
-        return siblings
-
-    # ------------------------------------------------------------ the plan
-
-    def _build(self, chunks: list[tuple[Choice, int]], decode_rows: IntArray) -> PlannedStep:
-        """Hand out slots and lay the step out."""
-        table = self._rows
-        builder = StepBuilder(self._next_step, table)
-        num_prefill = sum(count for _, count in chunks)
-        slots = self._ledger.allocate(num_prefill + len(decode_rows))
-        at = 0
-        sampled: list[int] = []
-        for choice, count in chunks:
-            sampled += self._add_chunk(builder, choice, slots[at : at + count])
-            at += count
-        step = builder.build(decode_rows, slots)
-        table.write_decoded(decode_rows, slots[at:])
-        table.count_samples(_int64(sampled))
-        # chunks change what can be shared, and what is still to be prefilled
-        self._scan.open |= bool(chunks)
-        return step
-
-    def _add_chunk(self, builder: StepBuilder, choice: Choice, slots: Int32Array) -> list[int]:
-        """Plan the row's next tokens into `slots`; returns the rows sampled at their end."""
-        table, request = self._rows, choice.request
-        start = int(table.lengths[choice.row])
-        end = start + len(slots)
-        if not choice.started:
-            assert choice.node is not None, "a row starts without a node"
-            builder.start(choice, self._ledger.tree.path_slots(choice.node))
-        builder.chunk(choice, start, len(slots))
-        table.write(choice.row, slots)
-        self.recomputed_tokens_total += max(0, min(end, choice.computed) - start)
-        self._ledger.cache_chunk(choice, self._next_step)
-        siblings: list[Choice] = []
-        if end == len(request.prompt) and waiting_siblings(choice):
-            siblings = self._share_prompt(choice)
-        if end < len(choice.known):
-            return []
-        self._prefill.discard(choice)
-        if not choice.limit:
-            builder.score(request)
-            return []
-        for sibling in siblings:
-            builder.start(sibling, _NO_SLOTS)
-            builder.copy(choice, sibling, end)
-        sampled = [choice, *siblings]
-        for one in sampled:
-            builder.sample(one, end)
-        return [one.row for one in sampled]
-
     # ------------------------------------------------------------ results and ends
 
-    def _take_tokens(self, samples: list[Choice], result: StepResult, events: Events) -> None:
-        """Append each token to its choice; runs once per generated token, so it is kept lean."""
-        tokens, tops = events.tokens, result.tops
-        append = tokens.append
-        for i, (choice, token, logprob) in enumerate(
-            zip(samples, result.token_ids, result.logprobs, strict=True)
-        ):
-            if choice.ended:
-                self.overrun_tokens_total += 1
-                continue
-            outputs = choice.output_ids
-            outputs.append(token)
-            count = len(outputs)
-            if count == 1 and not choice.request.opened:
-                events.opened.append(choice.request.open())
-            if token in choice.stop_ids or count >= choice.limit:
-                append(_last_token(choice, token, logprob, tops.get(i, ())))
-                if token in choice.stop_ids:
-                    self._policy.observe(count)
-                self._end_choice(choice, events)
-            elif tops and i in tops:
-                ids = choice.request_id, choice.index
-                append(SampledToken(*ids, token, logprob, None, False, tops[i]))
-            else:
-                append(SampledToken(choice.request_id, choice.index, token, logprob))
-        self.generated_tokens_total += len(tokens)
+    def _take_tokens(self, step: PlannedStep, result: StepResult, events: Events) -> None:
+        """Note each token. Most neither open nor end anything: these are taken as arrays."""
+        plan, token_ids = step.plan, np.array(result.token_ids, dtype=np.int64)
+        table, tops = self._rows, result.tops
+        amid = table.are_amid(plan.sample_rows, step.keys, plan.sample_out_lens)
+        amid &= ~np.isin(token_ids, self._eos_ids)
+        for i in np.flatnonzero(amid & table.own_stops[plan.sample_rows]).tolist():
+            amid[i] = result.token_ids[i] not in step.samples[i].stop_ids
+        rows, ids = plan.sample_rows[amid], token_ids[amid]
+        table.add_tokens(rows, ids)
+        columns: list[Iterable[Any]] = [
+            table.request_ids[rows].tolist(),
+            table.indices[rows].tolist(),
+            ids.tolist(),
+            compress(result.logprobs, amid.tolist()),
+        ]
+        if tops:
+            columns += [repeat(None), repeat(False)]
+            columns.append(tops.get(i, ()) for i in np.flatnonzero(amid).tolist())
+        events.tokens.extend(map(SampledToken, *columns))
+        for i in np.flatnonzero(~amid).tolist():
+            self._take_token(step, i, result, events)
+        self.generated_tokens_total += len(events.tokens)
+
+    def _take_token(self, step: PlannedStep, i: int, result: StepResult, events: Events) -> None:
+        """Note token i, whatever it is: its request's first, its choice's last."""
+        choice, token = step.samples[i], result.token_ids[i]
+        if choice.ended:
+            self.overrun_tokens_total += 1
+            return
+        if choice.row >= 0:
+            self._rows.add_token(choice.row, token)
+        else:
+            choice.output_ids.append(token)
+        count = int(step.plan.sample_out_lens[i]) + 1
+        if not choice.request.opened:
+            events.opened.append(choice.request.open())
+        stops = token in choice.stop_ids
+        reason: FinishReason | None = "stop" if stops else None
+        if count >= choice.limit and not stops:
+            reason = "length"
+        ids, tops = (choice.request_id, choice.index), result.tops.get(i, ())
+        events.tokens.append(SampledToken(*ids, token, result.logprobs[i], reason, stops, tops))
+        if stops:
+            self._policy.observe(count)
+        if reason:
+            self._end_choice(choice, events)
 
     def _end_choice(self, choice: Choice, events: Events) -> None:
         """Free what the choice holds; the last one ends the request."""
         request = choice.request
         if choice.row >= 0:
-            self._release(choice, keep=True)
+            self._running.release(choice, keep=True)
         choice.ended = True
         self._scan.open = True
         live = request.live
         if not live:
             self._end(request, "finished", events)
-        elif request.request_id in self._running and all(c.node is None for c in live):
+        elif request in self._running and all(c.node is None for c in live):
             # its siblings waited for the prompt that it was computing again
             self._requeue(request)
 
@@ -465,13 +408,11 @@ class Scheduler(SchedulerStatus):
         keep: bool = True,
     ) -> None:
         """The one terminal word. `keep`: what it computed may stay as cache."""
-        if request.request_id in self._running:
-            del self._running[request.request_id]
+        if request in self._running:
+            self._running.remove(request, keep=keep)
         else:
             self._queue.remove(request)
         for choice in request.live:
-            if choice.row >= 0:
-                self._release(choice, keep=keep)
             choice.ended = True
         del self._requests[request.request_id]
         if request in self._suspects:
@@ -485,21 +426,6 @@ class Scheduler(SchedulerStatus):
         request.choices = []
         self.count_end(request, outcome)
         self._scan.open = True
-
-    def _release(self, choice: Choice, *, keep: bool) -> None:
-        self._prefill.discard(choice)
-        self._ledger.release(choice, keep=keep)
-
-
-def _last_token(
-    choice: Choice, token: int, logprob: float, tops: tuple[TopLogprob, ...]
-) -> SampledToken:
-    """The token that ends its choice: an eos or stop id, or the last that it may have."""
-    stops = token in choice.stop_ids
-    reason: FinishReason = "stop" if stops else "length"
-    return SampledToken(
-        choice.request_id, choice.index, token, logprob, reason, is_stop_token=stops, tops=tops
-    )
 
 
 def _order(request: Request) -> int:

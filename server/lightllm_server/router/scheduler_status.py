@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lightllm_server.router.queue import WaitingQueue
 from lightllm_server.router.request import Request
-from lightllm_server.router.slot_ledger import SlotLedger
+from lightllm_server.router.running_set import RunningSet
 
 __all__ = ["SchedulerStatus"]
 
@@ -16,16 +16,14 @@ class SchedulerStatus:
     admitted_total: first admissions, not resumptions; admitted_tokens_total: their prompt tokens.
     ended_unstarted_total: ended in the queue without ever being admitted; likewise their tokens.
     unknown_aborts_total, ignored_total: aborts, and stops or requests, of an id that does not fit.
-    recomputed_tokens_total: positions prefilled again after a preemption.
     prefix_query_tokens_total, prefix_hit_tokens_total: prompt tokens looked up in the prefix cache
     at first admissions, and found. overrun_tokens_total: sampled for a choice that had ended.
     """
 
-    def __init__(self, queue: WaitingQueue, ledger: SlotLedger) -> None:
+    def __init__(self, queue: WaitingQueue, running: RunningSet) -> None:
         self._queue = queue
-        self._ledger = ledger
-        # those that hold rows
-        self._running: dict[int, Request] = {}
+        self._running = running
+        self._ledger = running.ledger
         self.accepted_total = 0
         self.admitted_total = 0
         self.admitted_tokens_total = 0
@@ -37,7 +35,6 @@ class SchedulerStatus:
         self.unknown_aborts_total = 0
         self.ignored_total = 0
         self.preempted_total = 0
-        self.recomputed_tokens_total = 0
         self.prefix_query_tokens_total = 0
         self.prefix_hit_tokens_total = 0
         self.generated_tokens_total = 0
@@ -47,6 +44,11 @@ class SchedulerStatus:
     def prompt_tokens_total(self) -> int:
         """Prompt tokens of the requests that were admitted."""
         return self.admitted_tokens_total
+
+    @property
+    def recomputed_tokens_total(self) -> int:
+        """Positions prefilled again after a preemption."""
+        return self._running.recomputed_tokens_total
 
     @property
     def num_waiting(self) -> int:

@@ -98,11 +98,11 @@ class SlotLedger:
         if node is not None:
             start, end = node.end, int(self.rows.lengths[row])
             private = self.rows.slots[row, start:end].copy()
-            if keep and self.caching and node.cached and choice.decoded:
-                certain = len(choice.request.prompt) + len(choice.output_ids) - 1
+            if keep and self.caching and node.cached and self.rows.has_decoded(choice):
+                certain = int(self.rows.known_lens[row]) - 1
                 known = max(0, min(end, certain) - start)
                 if known:
-                    tokens = choice.tokens(start, start + known)
+                    tokens = self.rows.tokens[row, start : start + known]
                     self.slots.free(self.tree.insert(node, tokens, private[:known]))
                     private = private[known:]
             self.slots.free(private)

@@ -17,14 +17,14 @@ __all__ = ["PlannedStep", "StepBuilder"]
 class PlannedStep:
     """A plan whose result is still to come, and whose rows they were when it was made.
 
-    samples: choice of each sampled row. chunks: choice of each prefill chunk.
-    scored: requests whose prefill this step completes and that want no token.
+    samples: choice of each sampled row; keys: [N] of these choices. chunks: choice of each prefill
+    chunk.
     """
 
     plan: StepPlan
     samples: list[Choice]
+    keys: IntArray
     chunks: list[Choice]
-    scored: list[Request]
 
     @property
     def requests(self) -> set[Request]:
@@ -35,7 +35,7 @@ class StepBuilder:
     """Chunks first, then the decode rows, as the engine wants them."""
 
     def __init__(self, step: int, rows: RowTable) -> None:
-        self._step = step
+        self.step = step
         self._rows = rows
         self._num_tokens = 0
         self._token_ids: list[Int32Array] = []
@@ -49,7 +49,6 @@ class StepBuilder:
         self._sample_positions: list[int] = []
         self._samples: list[Choice] = []
         self._chunks: list[Choice] = []
-        self._scored: list[Request] = []
 
     def start(self, choice: Choice, prefix_slots: Int32Array) -> None:
         """The choice's row begins in this step."""
@@ -88,10 +87,6 @@ class StepBuilder:
         self._sample_positions.append(position)
         self._samples.append(choice)
 
-    def score(self, request: Request) -> None:
-        """The newest chunk completes a prompt that nothing is sampled from."""
-        self._scored.append(request)
-
     def build(self, decode_rows: IntArray, slots: Int32Array) -> PlannedStep:
         """Add the decode rows [D] and lay out; slots: [P+D]. This step is not counted yet."""
         rows = self._rows
@@ -101,7 +96,7 @@ class StepBuilder:
         sample_rows = np.concatenate([np.array(prefill_rows, dtype=np.int64), decode_rows])
         decode_index = np.arange(self._num_tokens, self._num_tokens + num_decode)
         plan = StepPlan(
-            step=self._step,
+            step=self.step,
             token_ids=np.concatenate([_int32([]), *self._token_ids]),
             chunk_rows=_int32(self._chunk_rows),
             chunk_starts=_int32(self._chunk_starts),
@@ -120,7 +115,7 @@ class StepBuilder:
             copies=tuple(self._copies),
         )
         samples = self._samples + rows.choices[decode_rows].tolist()
-        return PlannedStep(plan, samples, self._chunks, self._scored)
+        return PlannedStep(plan, samples, rows.keys[sample_rows], self._chunks)
 
 
 def _int32(values: list[int] | IntArray) -> Int32Array:

@@ -29,11 +29,13 @@ def find_fault(
     sampling = message.sampling
     if not len(prompt):
         return "prompt_ids: got no token, at least 1 is needed"
-    if len(prompt) >= max_len + (sampling.max_new_tokens == 0):
+    if len(prompt) >= max_len:
         return f"prompt_ids: got {len(prompt)} tokens, at most {max_len - 1} are allowed"
     if not 0 <= int(prompt.min()) <= int(prompt.max()) < vocab_size:
         worst = int(prompt[(prompt < 0) | (prompt >= vocab_size)][0])
         return f"prompt_ids: got token id {worst}, allowed is 0 to {vocab_size - 1}"
+    if sampling.max_new_tokens == 0:
+        return "sampling.max_new_tokens: got 0, at least 1 is needed"
     if sampling.n > max_rows:
         return f"sampling.n: got {sampling.n}, at most {max_rows} are allowed"
     limit = min(sampling.max_new_tokens, max_len - len(prompt))

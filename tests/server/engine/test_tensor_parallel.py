@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from engine_driver import EngineDriver
@@ -68,22 +69,31 @@ def test_sampling_is_that_of_one_rank(
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_processes_over_gloo(tmp_path: Path, size: int) -> None:
-    """Real ranks; each also checks that it listens on nothing but loopback."""
+    """Real ranks; each listens on nothing but loopback."""
     oracle = write_oracle(tmp_path, CASES["12 heads, 4 KV heads"])
     (tmp_path / "run").mkdir(mode=0o700)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ranks = [
         subprocess.Popen(
             [sys.executable, str(CHILD), str(tmp_path), str(rank), str(size)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
             text=True,
         )
         for rank in range(size)
     ]
-    outputs = [rank.communicate(timeout=100)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0] * size
+    try:
+        tokens = [int(token_id) for token_id in ranks[0].stdout.readline().split()]
+        for rank in ranks:
+            connections = psutil.Process(rank.pid).net_connections()
+            listening = {c.laddr.ip for c in connections if c.status == "LISTEN"}
+            assert all(ip.startswith(("127.", "::1")) for ip in listening), listening
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
     prompt = [3, 1, 4, 1, 5, 9, 2, 6]
     wanted, certain = greedy(oracle, prompt, 8)
     assert certain >= 6
-    assert [int(token_id) for token_id in outputs[0].split()][:certain] == wanted[:certain]
+    assert tokens[:certain] == wanted[:certain]

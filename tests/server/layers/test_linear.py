@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lightllm_server.layers.linear import (
-    ColumnParallelLinear,
     MergedColumnParallelLinear,
     QKVParallelLinear,
     RowParallelLinear,
@@ -30,21 +29,6 @@ def parameters(name, outputs, inputs, bias):
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_column_parallel(size, bias, options, load, ranks, assert_close):
-    tensors = parameters("up", 24, 10, bias)
-    hidden = torch.randn(7, 10)
-    parts = [
-        load(ColumnParallelLinear(10, 24, name="up", bias=bias, tp=tp, options=options), tensors)(
-            hidden
-        )
-        for tp in ranks(size)
-    ]
-    expected = affine(hidden, tensors["up.weight"], tensors.get("up.bias"))
-    assert_close(torch.cat(parts, -1), expected)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("size", [1, 2, 4])
-def test_merged_column_parallel(size, bias, options, load, ranks, assert_close):
     tensors = parameters("gate", 8, 10, bias) | parameters("up", 16, 10, bias)
     hidden = torch.randn(3, 10)
     gates, ups = [], []
@@ -117,7 +101,7 @@ def test_qkv(heads, kv_heads, size, bias, options, load, ranks, assert_close):
 def test_what_cannot_be_split_is_refused(options, ranks):
     tp = ranks(4)[0]
     with pytest.raises(ValueError, match="outputs of up = 6 cannot be split over 4"):
-        ColumnParallelLinear(8, 6, name="up", bias=False, tp=tp, options=options)
+        MergedColumnParallelLinear(8, {"up": 6}, bias=False, tp=tp, options=options)
     with pytest.raises(ValueError, match="inputs of down = 6 cannot be split over 4"):
         RowParallelLinear(6, 8, name="down", bias=False, tp=tp, options=options)
     heads = {"head_dim": 4, "bias": False, "tp": tp, "options": options}
@@ -128,14 +112,14 @@ def test_what_cannot_be_split_is_refused(options, ranks):
 
 
 def test_a_wrong_shape_names_both(options, load):
-    layer = ColumnParallelLinear(8, 6, name="up", bias=False, tp=SingleRank(), options=options)
+    layer = MergedColumnParallelLinear(8, {"up": 6}, bias=False, tp=SingleRank(), options=options)
     with pytest.raises(ValueError, match=r"has shape \[6, 9\], expected \[6, 8\]"):
         load(layer, {"up.weight": torch.randn(6, 9)})
 
 
 def test_the_checkpoint_may_have_another_dtype(options, load, assert_close):
     weight = torch.randn(64, 96).bfloat16()
-    layer = ColumnParallelLinear(96, 64, name="up", bias=False, tp=SingleRank(), options=options)
+    layer = MergedColumnParallelLinear(96, {"up": 64}, bias=False, tp=SingleRank(), options=options)
     hidden = torch.randn(4, 96)
     out = load(layer, {"up.weight": weight})(hidden)
     assert out.dtype == torch.float32

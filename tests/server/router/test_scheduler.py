@@ -76,16 +76,6 @@ def test_an_eos_is_one_token_too_late_and_what_comes_after_is_dropped() -> None:
     assert driver.scheduler.slots_cached == 2 + length - 1
 
 
-def test_no_new_tokens_only_scores_the_prompt() -> None:
-    driver = SchedulerDriver(max_batch_tokens=3)
-    scored = driver.add([2, 3, 4, 5, 6, 7, 8], max_new_tokens=0, prompt_logprobs=0, n=2)
-    driver.drain()
-    driver.check_drained()
-    assert driver.outputs(scored) == []
-    assert driver.opened[scored].prompt_logprobs is not None
-    assert driver.ended[scored].outcome == "finished"
-
-
 # ---------------------------------------------------------------- bad and odd messages
 
 
@@ -369,7 +359,7 @@ def test_preemption_takes_the_youngest_and_keeps_the_order() -> None:
         driver.turn()
     # whoever runs came before whoever waits
     scheduler = driver.scheduler
-    running = set(scheduler._running)
+    running = {request.request_id for request in scheduler._running}
     waiting = [request.request_id for request in scheduler._queue]
     assert max(running) < min(waiting)
     assert waiting == sorted(waiting)

@@ -33,6 +33,7 @@ def fault(prompt: list[int], **sampling: object) -> str:
         ([], {}, ["prompt_ids", "no token", "at least 1"]),
         ([1] * 20, {}, ["prompt_ids", "20", "at most 19"]),
         ([1, 100], {}, ["prompt_ids", "100", "0 to 99"]),
+        ([1], {"max_new_tokens": 0}, ["sampling.max_new_tokens", "got 0", "at least 1"]),
         ([1], {"n": 5}, ["sampling.n", "5", "at most 4"]),
         ([1] * 10, {"n": 4, "max_new_tokens": 9}, ["max_new_tokens", "9", "at most 7", "n=4"]),
         ([1], {"temperature": math.nan}, ["sampling.temperature", "nan"]),
@@ -60,7 +61,6 @@ def test_a_bad_request_is_told_what_is_wrong(
     [
         ([0, 99], {}),
         ([1] * 19, {"max_new_tokens": 1000}),
-        ([1] * 20, {"max_new_tokens": 0, "prompt_logprobs": 1}),
         ([1] * 10, {"n": 4, "max_new_tokens": 7}),
         ([1], {"temperature": 5.0, "top_p": 0.1, "logit_bias": {99: -100.0}, "min_p": 1.0}),
     ],
