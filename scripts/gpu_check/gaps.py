@@ -25,6 +25,8 @@ def step_gaps(turn: Callable[[], object], turns: int, device: torch.device) -> d
         for event in profiler.events()
         if not is_cuda or event.device_type == torch.autograd.DeviceType.CUDA
     ]
+    if not spans:
+        raise RuntimeError("the profiler saw nothing on the device")
     return {f"profiled_{name}": value for name, value in gaps_between(spans).items()}
 
 

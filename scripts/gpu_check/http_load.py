@@ -55,6 +55,8 @@ def measure(
     """Requests at their times, streamed."""
     write_tokenizer(model_dir)
     options = ["--device", device.type, "--load-format", "dummy", "--served-model-name", "bench"]
+    # as the cases in process
+    options += ["--kv-dtype", "model"]
     if tiny:
         options += ["--max-total-token-num", "1024", "--running-max-req-size", "8"]
     vocab = 100 if tiny else 32000

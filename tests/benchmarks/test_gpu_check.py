@@ -49,28 +49,90 @@ def test_dry_run(stage, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stage_ends_in_time_and_keeps_what_it_has(load, tmp_path, monkeypatch, capsys):
+WORKER = """
+import json, os, sys, time
+NAMES = ["good", "wrong", "hangs", "dies", "loses the device", "slow", "last"]
+first, report = (int(sys.argv[sys.argv.index(name) + 1]) for name in ("--first", "--report"))
+pipe = os.fdopen(report, "w", buffering=1)
+def tell(**message): pipe.write(json.dumps(message) + "\\n")
+tell(cases=NAMES, machine={"device": "none"})
+for name in NAMES[first:]:
+    tell()
+    time.sleep({"hangs": 60, "slow": 1}.get(name, 0))
+    if name == "dies":
+        os._exit(3)
+    outcome = "FAILED" if name in ("wrong", "loses the device") else "passed"
+    tell(outcome=outcome, seconds=0.5, figures={"pid": os.getpid(), "rows": [{"ms": 1.25}]})
+    if name == "loses the device":
+        sys.exit(75)
+"""
+
+
+def run_stage(load, monkeypatch, folder, command, limits):
+    """(whether it passed, case → what is kept of it, the page)"""
+    supervise, cases = load("supervise"), load("cases")
+    monkeypatch.setenv("OUT", str(folder))
+    monkeypatch.setattr(supervise, "_GRACE_SECONDS", 0.2)
+    results = cases.Results("kernels", dry_run=False)
+    passed = supervise.Stage(command, results, supervise.Limits(*limits)).run()
+    (kept,) = folder.glob("*-gpu-kernels.json")
+    document = json.loads(kept.read_text())
+    assert document["machine"] == results.machine
+    kept_cases = {case["case"]: case for case in document["cases"]}
+    assert len(kept_cases) == len(document["cases"])
+    return passed, kept_cases, kept.with_suffix(".md").read_text()
+
+
+def test_no_case_costs_another_one_its_turn(load, tmp_path, monkeypatch):
+    command = [sys.executable, "-c", WORKER]
+    passed, cases, page = run_stage(load, monkeypatch, tmp_path, command, (4.0, 60.0, 60.0))
+    assert not passed
+    outcomes = {name: case["outcome"] for name, case in cases.items()}
+    assert outcomes == {
+        "good": "passed",
+        "wrong": "FAILED",
+        "hangs": "FAILED",
+        "dies": "FAILED",
+        "loses the device": "FAILED",
+        "slow": "passed",
+        "last": "passed",
+    }
+    # the same process goes on behind a wrong result, another one behind all else
+    workers = [cases[name]["pid"] for name in ("good", "wrong", "loses the device", "last")]
+    assert workers[0] == workers[1]
+    assert len(set(workers)) == 3
+    assert cases["hangs"]["error"] == "was ended after 4 s"
+    assert cases["dies"]["error"] == "ended its process, status 3, after 0 s"
+    assert f"| good | passed | seconds 0.5; pid {workers[0]} |" in page
+    assert "| 1.25 |" in page
+
+
+def test_a_stage_ends_in_time(load, tmp_path, monkeypatch):
+    command = [sys.executable, "-c", WORKER.replace('"slow": 1', '"slow": 1, "good": 1.5')]
+    passed, cases, _ = run_stage(load, monkeypatch, tmp_path, command, (60.0, 1.0, 60.0))
+    assert passed
+    assert [case["outcome"] for case in cases.values()] == ["passed", *["skipped"] * 6]
+
+
+def test_a_worker_that_cannot_start_fails_the_stage(load, capfd):
+    supervise, cases = load("supervise"), load("cases")
+    results = cases.Results("kernels", dry_run=True)
+    command = [sys.executable, "-c", "import no_such_module"]
+    assert not supervise.Stage(command, results, supervise.NO_LIMITS).run()
+    assert "no_such_module" in capfd.readouterr().err
+
+
+def test_a_case_that_fails_midway_keeps_its_figures(load, capsys):
     cases = load("cases")
-    monkeypatch.setenv("OUT", str(tmp_path))
-    now = iter([0.0, 1.0, 1.0, 2.0, 5.0, 5.0, 9.0, 11.0])
-    monkeypatch.setattr(cases.time, "monotonic", lambda: next(now))
-    results = cases.Results("kernels", {"device": "none"}, dry_run=False)
 
-    def fails():
-        raise ValueError("wrong")
+    def run():
+        figures = {"first": 1}
+        with cases.keeping(figures):
+            raise ValueError("wrong")
 
-    def good():
-        return {"speed": 3.5, "rows": [{"name": "a", "ms": 1.25}]}
-
-    todo = [cases.Case("one", good), cases.Case("two", fails), cases.Case("late", good)]
-    assert not cases.run_cases(todo, results, seconds=10.0)
-    (kept,) = tmp_path.glob("*-gpu-kernels.json")
-    outcomes = {case["case"]: case["outcome"] for case in json.loads(kept.read_text())["cases"]}
-    assert outcomes == {"one": "passed", "two": "FAILED", "late": "skipped"}
-    page = kept.with_suffix(".md").read_text()
-    assert "| one | passed | seconds 1.0; speed 3.5 |" in page
-    assert "| a | 1.25 |" in page
-    assert "ValueError: wrong" in capsys.readouterr().out
+    outcome, _, figures = cases.carry_out(cases.Case("one", run))
+    assert (outcome, figures) == ("FAILED", {"first": 1, "error": "ValueError: wrong"})
+    assert "ValueError: wrong" in capsys.readouterr().err
 
 
 def test_lengths_match_the_published_filter(load):
