@@ -34,7 +34,11 @@ def main() -> int:
         # read when a kernel is defined, and no GPU may be used by mistake
         os.environ |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     if args.report is not None:
-        return run_worker(args)
+        status = run_worker(args)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # without the end of a thread or of a GPU's context, which a failed case may have broken
+        os._exit(status)
     if args.dry_run:
         print(NOT_A_MEASUREMENT, flush=True)
     command = [sys.executable, str(Path(__file__).parent), args.stage, "--only", args.only]

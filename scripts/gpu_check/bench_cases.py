@@ -94,14 +94,7 @@ class Bench:
         take at the speed of a copy (bytes read and written).
         """
         with self.runner() as runner:
-            serving = Serving(runner, prefix_cache=False)
-            for row in range(batch):
-                serving.add(
-                    self.prompt(8 if self.tiny else 128, row), max_new_tokens=3 * steps + 40
-                )
-            serving.until_all_decode(batch)
-            for _ in range(8):
-                serving.turn()
+            serving = self._decoding(runner, batch, max_new_tokens=3 * steps + 40)
             before, began = len(serving.pure_decode_rows), time.perf_counter()
             for _ in range(steps):
                 serving.turn()
@@ -111,7 +104,7 @@ class Bench:
             info = runner.info()
             weights_ms = info.weight_bytes / self.copy_speed * 1e3
             read = info.weight_bytes + batch * 160 * info.kv_bytes_per_token
-            figures = {
+            return {
                 "ms_per_step": round(ms, 3),
                 "weight_bytes": info.weight_bytes,
                 "copy_GB_per_s": round(self.copy_speed / 1e9),
@@ -119,9 +112,36 @@ class Bench:
                 "times_weights_ms": round(ms / weights_ms, 3),
                 "weights_and_kv_GB_per_s": round(read / ms / 1e6),
             }
-            with keeping(figures):
-                figures |= step_gaps(serving.turn, 2 if self.tiny else 20, self.device)
-            return figures
+
+    def _decoding(self, runner: Any, batch: int, *, max_new_tokens: int) -> Serving:
+        """`batch` rows, a few steps into their decoding."""
+        serving = Serving(runner, prefix_cache=False)
+        for row in range(batch):
+            serving.add(self.prompt(8 if self.tiny else 128, row), max_new_tokens=max_new_tokens)
+        serving.until_all_decode(batch)
+        for _ in range(8):
+            serving.turn()
+        return serving
+
+    def gaps(self, batches: tuple[int, ...]) -> Figures:
+        """Where the GPU waits: steps that only decode, then such that a prompt joins each."""
+        turns = 2 if self.tiny else 20
+        figures: Figures = {}
+        with self.runner() as runner, keeping(figures):
+            for batch in batches:
+                serving = self._decoding(runner, batch, max_new_tokens=3 * turns + 40)
+                figures[f"decode_{batch}"] = step_gaps(serving.turn, turns, self.device)
+
+            def join_and_turn() -> None:
+                prompt = self.prompt(8 if self.tiny else 128, len(serving.tokens))
+                serving.add(prompt, max_new_tokens=2 * turns)
+                serving.turn()
+
+            serving = self._decoding(runner, batches[-1], max_new_tokens=4 * turns + 40)
+            for _ in range(4):
+                join_and_turn()
+            figures["mixed"] = step_gaps(join_and_turn, turns, self.device)
+        return figures
 
     def long_prompts(self, count: int) -> Figures:
         """(c): prompts of 32 k tokens, one after the other, and steps behind such a context."""
@@ -222,6 +242,8 @@ def make_cases(device: torch.device, *, tiny: bool) -> list[Case]:
     for batch in batches:
         cases.append((seven, f"decode, batch {batch}", partial(seven.decode, batch, steps)))
     cases.append((seven, f"{many} requests at {RATE:.0f}/s", partial(seven.load, count=many)))
+    # behind the others of its runner: a profiler may leave something behind
+    cases.append((seven, "gaps between steps", partial(seven.gaps, batches[:2])))
     cases.append(
         (seven, "int8 KV at equal memory", partial(seven.equal_memory, count=fewer, slots=slots))
     )

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def step_gaps(turn: Callable[[], object], turns: int, device: torch.device) -> dict[str, Any]:
-    """Turns of steady decoding: the longest gap between device activities in µs, the share of the
+    """Turns of a loop: the longest gap between device activities in µs, the share of the
     time without any, and how many gaps exceed 100 µs.
     """
     is_cuda = device.type == "cuda"
@@ -27,7 +27,7 @@ def step_gaps(turn: Callable[[], object], turns: int, device: torch.device) -> d
     ]
     if not spans:
         raise RuntimeError("the profiler saw nothing on the device")
-    return {f"profiled_{name}": value for name, value in gaps_between(spans).items()}
+    return gaps_between(spans)
 
 
 def gaps_between(spans: list[tuple[float, float]]) -> dict[str, Any]:

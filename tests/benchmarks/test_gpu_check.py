@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,6 +134,27 @@ def test_a_case_that_fails_midway_keeps_its_figures(load, capsys):
     outcome, _, figures = cases.carry_out(cases.Case("one", run))
     assert (outcome, figures) == ("FAILED", {"first": 1, "error": "ValueError: wrong"})
     assert "ValueError: wrong" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("tokens", "logprobs", "ties"),
+    [
+        ([1, 2, 3], [-0.1, -0.2, -0.3], 0),
+        # as likely as the other: what follows is another text
+        ([1, 5, 9], [-0.1, -0.2004, -2.0], 1),
+        ([1, 5, 3], [-0.1, -0.3, -0.3], None),
+        ([1, 5, 3], [-0.1, float("nan"), -0.3], None),
+    ],
+)
+def test_other_tokens_are_forgiven_where_two_were_equally_likely(load, tokens, logprobs, ties):
+    same = load("engine_cases").same_but_for_ties
+    wanted = SimpleNamespace(tokens={1: {0: [1, 2, 3]}}, logprobs={1: {0: [-0.1, -0.2, -0.3]}})
+    got = SimpleNamespace(tokens={1: {0: tokens}}, logprobs={1: {0: logprobs}})
+    if ties is None:
+        with pytest.raises(AssertionError, match="other tokens for prompt 1 from 1 on"):
+            same(got, wanted, 1e-3)
+    else:
+        assert same(got, wanted, 1e-3) == {"prompts_that_ended_in_a_tie": ties}
 
 
 def test_lengths_match_the_published_filter(load):
