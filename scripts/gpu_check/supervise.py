@@ -83,7 +83,8 @@ class Stage:
                     case_began = self._seconds
         except TimeoutError:
             why = "was ended after"
-        status = worker.end()
+        finally:
+            status = worker.end()
         over = self._seconds > self.limits.begin
         if self._names and (case_began is not None or (self._next == first and not over)):
             seconds = self._seconds - (case_began or self._seconds)
@@ -108,7 +109,7 @@ class _Worker:
         self._process = subprocess.Popen(
             [*command, "--first", str(first), "--report", str(writer)],
             pass_fds=[writer],
-            start_new_session=True,
+            process_group=0,
         )
         os.close(writer)
 
