@@ -117,16 +117,17 @@ class EngineCases:
 
     def preemption(self) -> Figures:
         longest = max(map(len, self.prompts)) + self.outputs
-        needed = sum(map(len, self.prompts)) + self.outputs * len(self.prompts)
-        # any one fits, all do not; a far too hopeful estimate admits them
-        slots = max(longest + 2, needed * 3 // 4)
+        prompts = sum(map(len, self.prompts))
+        # any one fits; a far too hopeful estimate admits all, whose outputs soon do not
+        slots = max(longest + 2, prompts + self.outputs * len(self.prompts) // 4)
         policy = admission.EfficientAdmission(expected_new_tokens=1)
+        # with `ignore_eos` the lengths would be known
+        sampling = {"ignore_eos": False, "min_new_tokens": self.outputs}
+        wanted = Serving(self.runner).generate(
+            self.prompts, max_new_tokens=self.outputs, **sampling
+        )
         serving = Serving(self.runner, num_slots=slots, policy=policy, prefix_cache=False)
-        got = serving.generate(self.prompts, max_new_tokens=self.outputs, ignore_eos=False)
-        for ours, wanted in zip(got, self.wanted, strict=True):
-            # these may end early
-            if ours != wanted[: len(ours)]:
-                raise AssertionError("other tokens after a preemption")
+        self.same(serving, wanted, **sampling)
         if not serving.scheduler.preempted_total:
             raise AssertionError("nothing was preempted")
         return {"preempted": serving.scheduler.preempted_total}
