@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 packages=(msgspec pyzmq fastapi starlette uvicorn pydantic pydantic-core annotated-types
   annotated-doc typing-extensions typing-inspection anyio idna h11 click uvloop prometheus-client
-  jinja2 markupsafe)
+  jinja2 markupsafe opentelemetry-api)
 rm -rf .whl
 mkdir .whl
 echo '*' >.whl/.gitignore

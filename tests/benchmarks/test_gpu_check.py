@@ -9,10 +9,12 @@ import re
 import statistics
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 LABEL = "not a measurement: a dry run on the CPU at tiny shapes"
@@ -155,6 +157,18 @@ def test_other_tokens_are_forgiven_where_two_were_equally_likely(load, tokens, l
             same(got, wanted, 1e-3)
     else:
         assert same(got, wanted, 1e-3) == {"prompts_that_ended_in_a_tie": ties}
+
+
+def test_the_wheels_that_are_carried_along_need_nothing_else():
+    script = (ROOT / "scripts" / "gpu_check" / "wheels.sh").read_text()
+    carried = re.search(r"packages=\((.*?)\)", script, re.DOTALL)[1].split()
+    locked = (ROOT / "requirements.lock").read_text()
+    assert len(carried) > 10
+    for package in carried:
+        assert f"\n{package}==" in locked
+        needed = map(Requirement, metadata.requires(package) or [])
+        names = {r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
+        assert {name.replace("_", "-").lower() for name in names} <= {*carried}, package
 
 
 def test_lengths_match_the_published_filter(load):
