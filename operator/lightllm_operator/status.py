@@ -1,4 +1,4 @@
-"""The resource's status: conditions, counts, and the events that their changes make. Pure.
+"""The resource's status: conditions and counts. Pure.
 
 Every condition that is not as wished names the object and the next step.
 """
@@ -17,7 +17,7 @@ from lightllm_operator.pods import PodProblem, find_problem, find_refusal, is_re
 from lightllm_operator.sizing import KvChoice
 from lightllm_operator.spec import DeploymentSpec
 
-__all__ = ["Observation", "summarise", "transitions"]
+__all__ = ["Observation", "summarise"]
 
 Object = Mapping[str, Any]
 
@@ -114,46 +114,6 @@ def _kv_cache(
     return told
 
 
-def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
-    """(type "Normal" or "Warning", reason, message) of every condition that changed its reason,
-    but for those that only say that a start goes on as it should, or that the load is small."""
-    old = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", ())}
-    notes = []
-    for condition in after["conditions"]:
-        now = condition["status"], condition["reason"]
-        was = old.get(condition["type"], ("Unknown", ""))
-        fine = _is_fine(condition["type"], *now)
-        calm = fine or condition["reason"] in _STARTING
-        idle = condition["reason"] in _IDLE or (was[1] in _IDLE and fine)
-        if was == now or idle or (calm and _is_start(*was) and condition["reason"] not in _NEWS):
-            continue
-        notes.append(("Normal" if fine else "Warning", condition["reason"], condition["message"]))
-    # Ready repeats the condition that it follows from
-    return list(dict.fromkeys(notes))
-
-
-# the status that is good news, where it is not "True"; either is for Progressing
-_WISHED = {"ScalingLimited": "False", "GPUsUnderused": "False"}
-# reasons that a resource begins with
-_STARTING = ("Disabled", "NoReadyReplicas", "NotStarted", "Progressing")
-# what the lowest count means for a small load, which comes and goes
-_IDLE = ("TooFewReplicas",)
-# told also where all went well before
-_NEWS = ("Downloading", "Serving")
-
-
-def _is_fine(kind: str, status: str, reason: str) -> bool:
-    return status in (_WISHED.get(kind, "True"), "Unknown") or reason in (
-        "Downloading",
-        "RolloutComplete",
-    )
-
-
-def _is_start(status: str, reason: str) -> bool:
-    """Nothing was known yet, or nothing was there."""
-    return reason in _STARTING or (status == "Unknown" and reason != "Downloading")
-
-
 def _url(spec: DeploymentSpec) -> str:
     port = "" if spec.service.port == 80 else f":{spec.service.port}"
     return f"http://{spec.name}.{spec.namespace}.svc{port}"
@@ -201,18 +161,16 @@ def _conditions(seen: Observation, before: Object) -> list[_Condition]:
 
 
 def _standing_verdict(seen: Observation, before: Object) -> tuple[_Condition, _Condition] | None:
-    """ConfigValid and ModelAvailable as they were, while a model that cannot be served is only
-    looked at again."""
+    """ConfigValid and ModelAvailable as they were, while a model that cannot be served, or could
+    not be read, is only looked at again; the first bytes of a download are news."""
     if seen.model or seen.check_problem or seen.refused:
         return None
     told = {condition["type"]: condition for condition in before.get("conditions", ())}
     config, model = told.get("ConfigValid"), told.get("ModelAvailable")
-    if (
-        config is None
-        or model is None
-        or config["reason"] != "UnsupportedModel"
-        or config["observedGeneration"] != seen.spec.generation
-    ):
+    if config is None or model is None or model["observedGeneration"] != seen.spec.generation:
+        return None
+    unread = model["status"] == "False" and not (seen.download and seen.download.done)
+    if config["reason"] != "UnsupportedModel" and not unread:
         return None
     return _Condition.read(config), _Condition.read(model)
 
@@ -287,6 +245,8 @@ def _available(seen: Observation) -> _Condition:
     message = f"{ready} of at least {least} pods serve, the others start: see `kubectl logs`"
     if seen.download is not None:
         message = f"pod {seen.download.pod} fetches the model: {_amount(seen.download)}"
+    elif seen.deployment is None:
+        message = "no pods are made before ConfigValid and ModelAvailable are True"
     return _Condition("Available", "False", "NoReadyReplicas", message)
 
 

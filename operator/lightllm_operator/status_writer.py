@@ -11,7 +11,8 @@ from typing import Any
 from lightllm_operator.cluster.client import Objects
 from lightllm_operator.errors import ApiError
 from lightllm_operator.names import API_VERSION, FIELD_MANAGER, KIND, STATUS_MANAGER
-from lightllm_operator.status import Observation, summarise, transitions
+from lightllm_operator.status import Observation, summarise
+from lightllm_operator.transitions import transitions
 
 __all__ = ["StatusWriter"]
 

@@ -18,13 +18,15 @@ def modules():
     """Its modules import each other by their bare names, as a script's do."""
     before, path = set(sys.modules), sys.path.copy()
     sys.path.insert(0, str(ROUTER_SIM))
+    import compare_seeds
     import loads
     import policies
     import run
     import simulation
     import summary
 
-    yield {module.__name__: module for module in (loads, policies, run, simulation, summary)}
+    imported = (compare_seeds, loads, policies, run, simulation, summary)
+    yield {module.__name__: module for module in imported}
     sys.path[:] = path
     for name in set(sys.modules) - before:
         if str(ROUTER_SIM.parent) in str(getattr(sys.modules[name], "__file__", "")):
@@ -147,3 +149,10 @@ def test_the_plot_shows_each_load_beside_the_oracle(modules, runs):
     assert text.startswith("<svg")
     assert all(f">{name}, " in text for name in LOADS)
     assert text.count("<rect") == 1 + 5 + len(runs)
+
+
+def test_a_difference_over_seeds_comes_with_its_error(modules):
+    compare = modules["compare_seeds"]
+    assert compare.ahead(3.0, 2.0) == pytest.approx(50)
+    assert compare.mean_and_error([1.0, 2.0, 3.0]) == "+2.00 ± 0.58"
+    assert compare.mean_and_error([-0.5]) == "-0.50"

@@ -10,28 +10,20 @@ import yaml
 from lightllm_operator.errors import SpecError
 from lightllm_operator.spec import CacheSpec, SecretKey, parse
 from operator_objects import resource, spec_of
+from spec_fields import FIELDS
 
 CRD = Path(__file__).parents[2] / "crds" / "lightllmdeployments.serving.lightllm.io.yaml"
 
 # a value that differs from the default for every field of the schema
 EVERYTHING = {
-    "model": {
-        "uri": "hf://org/name",
-        "revision": "v2",
-        "endpoint": "http://hub",
-        "tokenSecretRef": {"name": "hub", "key": "t"},
-        "credentialsSecretRef": {"name": "s3"},
-        "servedName": "x",
-        "dtype": "bfloat16",
-        "maxLength": 99,
-    },
+    **FIELDS,
+    "model": {**FIELDS["model"], "credentialsSecretRef": {"name": "s3"}},
     "cache": {
         "claimName": "weights",
         "size": "9Gi",
         "storageClassName": "fast",
         "accessMode": "ReadWriteOnce",
     },
-    "gpu": {"count": 2, "resourceName": "example.com/gpu", "product": "T4"},
     "tensorParallelSize": 2,
     "kvCache": {"dtype": "Int8", "memoryPercent": 50},
     "replicas": 3,
@@ -43,35 +35,10 @@ EVERYTHING = {
         "scaleUp": {"stabilizationWindowSeconds": 1, "maxPods": 2, "periodSeconds": 3},
         "scaleDown": {"stabilizationWindowSeconds": 4, "maxPods": 5, "periodSeconds": 6},
     },
-    "rollout": {
-        "type": "RollingUpdate",
-        "maxSurge": 2,
-        "maxUnavailable": "25%",
-        "progressDeadlineSeconds": 60,
-    },
-    "drainTimeoutSeconds": 5,
-    "startupTimeoutSeconds": 60,
+    "rollout": {**FIELDS["rollout"], "maxUnavailable": "25%"},
     "suspend": True,
     "service": {"type": "NodePort", "port": 8080, "annotations": {"a": "b"}},
-    "apiKeySecretRef": {"name": "keys", "key": "k"},
     "image": "i",
-    "imagePullPolicy": "Always",
-    "extraArgs": ["--max-n=2"],
-    "env": [{"name": "A", "value": "B"}],
-    "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}},
-    "podTemplate": {
-        "labels": {"a": "b"},
-        "annotations": {"a": "b"},
-        "nodeSelector": {"a": "b"},
-        "tolerations": [{"operator": "Exists"}],
-        "affinity": {"nodeAffinity": {}},
-        "topologySpreadConstraints": [
-            {"maxSkew": 1, "topologyKey": "a", "whenUnsatisfiable": "DoNotSchedule"}
-        ],
-        "runtimeClassName": "nvidia",
-        "priorityClassName": "high",
-        "imagePullSecrets": [{"name": "s"}],
-    },
 }
 
 

@@ -17,7 +17,8 @@ from lightllm_operator.pods import (
     waits_for_volumes_since,
 )
 from lightllm_operator.sizing import KvChoice
-from lightllm_operator.status import Observation, summarise, transitions
+from lightllm_operator.status import Observation, summarise
+from lightllm_operator.transitions import transitions
 from operator_objects import pod_of, spec_of
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
@@ -334,6 +335,24 @@ def test_while_a_model_is_looked_at_again_the_verdict_stands():
     assert condition(summarise(gone, told, LATER), "ModelAvailable")["reason"] == "NotFound"
     edited = replace(again, spec=replace(spec_of(), generation=2))
     assert condition(summarise(edited, told, LATER), "ConfigValid")["reason"] == "Checking"
+
+
+def test_a_model_that_could_not_be_read_stays_so_until_bytes_come():
+    def again(**download):
+        progress = DownloadProgress(pod="p1", **download) if download else None
+        return observation(model=None, pinned=None, download=progress)
+
+    problem = PodProblem("NotFound", "no such repository")
+    told = summarise(observation(model=None, check_problem=problem, pinned=None), {}, NOW)
+    for waiting in (again(), again(done=0), again(total=4_000_000)):
+        assert transitions(told, summarise(waiting, told, LATER)) == []
+    news = summarise(again(done=1, total=4_000_000), told, LATER)
+    assert condition(news, "ModelAvailable")["reason"] == "Downloading"
+
+
+def test_without_a_deployment_available_names_what_it_waits_for():
+    seen = Observation(spec=spec_of(), desired=1)
+    assert "ModelAvailable" in condition(summarise(seen, {}, NOW), "Available")["message"]
 
 
 def test_a_download_tells_how_far_it_is():
