@@ -19,6 +19,7 @@ from supervise import NO_LIMITS, Limits, Stage
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("kernels", "engine", "bench")
+PATHS = ("kernels", "server", "benchmarks/serving", "benchmarks/workloads")
 
 
 def main() -> int:
@@ -52,7 +53,7 @@ def main() -> int:
 
 
 def run_worker(args: argparse.Namespace) -> int:
-    sys.path[:0] = [str(ROOT / name) for name in ("kernels", "server", "benchmarks/serving")]
+    sys.path[:0] = [str(ROOT / name) for name in PATHS]
     import torch
     from worker import work
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import http_load
 import torch
+from arrivals import make_requests
 from cases import Case, Figures, keeping
 from gaps import step_gaps
 from machine import copy_bytes_per_s
 from model_dirs import LLAMA_3_8B, LLAMA_7B, TINY, write_model_dir
 from serving import Serving, make_runner, serve_load
-from sharegpt_like import make_requests
 
 RATE = 200.0
 

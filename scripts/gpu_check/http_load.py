@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arrivals import Request, make_requests
 from client import stream_completion
 from random_llama import write_tokenizer
 from server import Server, free_port
-from sharegpt_like import Request, make_requests
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("fastapi", "uvicorn", "zmq", "msgspec", "pydantic", "prometheus_client", "jinja2")

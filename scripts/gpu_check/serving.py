@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sharegpt_like import Request
+from arrivals import Request
 
 from lightllm_server.config import EngineConfig, RouterConfig, ServerConfig
 from lightllm_server.engine.build import InFlightStep

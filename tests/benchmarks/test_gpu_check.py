@@ -23,7 +23,8 @@ LABEL = "not a measurement: a dry run on the CPU at tiny shapes"
 @pytest.fixture
 def load(monkeypatch):
     """Imports a module of scripts/gpu_check."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "gpu_check"))
+    for folder in ("benchmarks/workloads", "scripts/gpu_check"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
 
     def load_module(name):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -171,8 +172,8 @@ def test_the_wheels_that_are_carried_along_need_nothing_else():
         assert {name.replace("_", "-").lower() for name in names} <= {*carried}, package
 
 
-def test_lengths_match_the_published_filter(load):
-    module = load("sharegpt_like")
+def test_requests_have_the_lengths_of_published_runs(load):
+    module = load("arrivals")
     requests = module.make_requests(2000, rate=200.0, vocab_size=32000)
     prompts = [len(request.prompt_ids) for request in requests]
     outputs = [request.output_len for request in requests]
@@ -180,8 +181,8 @@ def test_lengths_match_the_published_filter(load):
     assert min(outputs) >= 4
     assert max(prompts) <= 1024
     assert max(p + o for p, o in zip(prompts, outputs, strict=True)) <= 2048
-    assert statistics.mean(prompts) == pytest.approx(161, rel=0.06)
-    assert statistics.mean(outputs) == pytest.approx(338, rel=0.06)
+    assert statistics.mean(prompts) == pytest.approx(225, rel=0.06)
+    assert statistics.mean(outputs) == pytest.approx(195, rel=0.06)
     # 2000 arrivals at 200 per second
     assert requests[-1].due == pytest.approx(10, rel=0.1)
     assert requests == module.make_requests(2000, rate=200.0, vocab_size=32000)
