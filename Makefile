@@ -75,8 +75,8 @@ demo-server: setup  ## the server alone on the demo model: ask it three question
 	$(BIN)/python scripts/demo/server.py --model-dir $(MODEL_DIR)
 
 gpu-check:  ## on a GPU: STAGE=kernels, engine or bench (all), results in OUT or docs/benchmarks; DRY_RUN=1: on the CPU
-	@for stage in $(or $(STAGE),kernels engine bench); do \
-	  $(GPU_PYTHON) scripts/gpu_check $$stage $(if $(DRY_RUN),--dry-run); done
+	@status=0; for stage in $(or $(STAGE),kernels engine bench); do \
+	  $(GPU_PYTHON) scripts/gpu_check $$stage $(if $(DRY_RUN),--dry-run) || status=1; done; exit $$status
 
 bench-router: setup  ## admission policies beside each other, simulated with the real scheduler (JSON=FILE, PLOT=FILE to keep)
 	$(BIN)/python benchmarks/router_sim/run.py $(if $(JSON),--json $(JSON)) $(if $(PLOT),--plot $(PLOT))

@@ -10,14 +10,16 @@ writes.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from device_time import copy_gb_per_s, median_ms
-from measure import require_passing
+from measure import require_passing, row_of
 from sdpa_peers import sdpa_ms
 from torch.nn import functional
 
@@ -172,31 +174,28 @@ def run(device: torch.device, tiny: bool) -> list[dict[str, Any]]:
     cases = TINY_CASES if tiny else GPU_CASES if device.type == "cuda" else CPU_CASES
     repeats = 1 if tiny else 30
     copy = copy_gb_per_s(device, num_bytes=2**12 if tiny else 2**30, repeats=repeats)
-    rows = []
     with torch.inference_mode(), triton_everywhere() if tiny else nullcontext():
-        for case in cases:
-            setup = Setup(case, device)
-            setup.check(int8=False)
-            setup.check(int8=True)
-            ours = median_ms(lambda s=setup: s.ours(False), device, repeats=repeats)
-            int8 = median_ms(lambda s=setup: s.ours(True), device, repeats=repeats)
-            peers = _peers_ms(setup, repeats)
-            gb_per_s = case.num_bytes(setup.lens) / ours / 1e6
-            rows.append(
-                {
-                    "name": case.name,
-                    "ours_ms": ours,
-                    "int8_ms": int8,
-                    "peers_ms": peers,
-                    "ratio": min(peers.values()) / ours if peers else None,
-                    "int8_speedup": ours / int8,
-                    "gb_per_s": gb_per_s,
-                    "copy_gb_per_s": copy,
-                    "of_copy": gb_per_s / copy,
-                }
-            )
-            del setup
-    return rows
+        return [row_of(case.name, partial(_measure, case, device, repeats, copy)) for case in cases]
+
+
+def _measure(case: Case, device: torch.device, repeats: int, copy: float) -> dict[str, Any]:
+    setup = Setup(case, device)
+    setup.check(int8=False)
+    setup.check(int8=True)
+    ours = median_ms(lambda: setup.ours(False), device, repeats=repeats)
+    int8 = median_ms(lambda: setup.ours(True), device, repeats=repeats)
+    peers = _peers_ms(setup, repeats)
+    gb_per_s = case.num_bytes(setup.lens) / ours / 1e6
+    return {
+        "ours_ms": ours,
+        "int8_ms": int8,
+        "peers_ms": peers,
+        "ratio": min(peers.values()) / ours if peers else None,
+        "int8_speedup": ours / int8,
+        "gb_per_s": gb_per_s,
+        "copy_gb_per_s": copy,
+        "of_copy": gb_per_s / copy,
+    }
 
 
 def main() -> None:
@@ -204,6 +203,8 @@ def main() -> None:
     require_passing("test_triton_attention.py")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for row in run(device, tiny=False):
+        if "error" in row:
+            sys.exit(f"{row['name']}: {row['error']}")
         peers = "  ".join(f"{name} {ms:.3f}" for name, ms in row["peers_ms"].items())
         print(
             f"{row['name']:24s} ours {row['ours_ms']:8.3f} ms  {row['gb_per_s']:7.1f} GB/s = "

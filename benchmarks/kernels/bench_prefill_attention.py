@@ -7,13 +7,15 @@ TFLOP/s counts two products of the pairs of query and key that see each other.
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from device_time import median_ms
-from measure import require_passing
+from measure import require_passing, row_of
 from sdpa_peers import sdpa_ms
 from torch.nn.attention.bias import causal_lower_right
 
@@ -138,27 +140,24 @@ def run(device: torch.device, tiny: bool) -> list[dict[str, Any]]:
     """
     cases = TINY_CASES if tiny else GPU_CASES if device.type == "cuda" else CPU_CASES
     repeats = 1 if tiny else 20
-    rows = []
     with torch.inference_mode(), triton_everywhere() if tiny else nullcontext():
-        for case in cases:
-            setup = Setup(case, device)
-            setup.check(int8=False)
-            setup.check(int8=True)
-            ours = median_ms(lambda s=setup: s.ours(False), device, repeats=repeats)
-            int8 = median_ms(lambda s=setup: s.ours(True), device, repeats=repeats)
-            peers = setup.peers_ms(repeats)
-            rows.append(
-                {
-                    "name": case.name,
-                    "ours_ms": ours,
-                    "int8_ms": int8,
-                    "peers_ms": peers,
-                    "ratio": min(peers.values()) / ours if peers else None,
-                    "tflop_per_s": case.flops / ours / 1e9,
-                }
-            )
-            del setup
-    return rows
+        return [row_of(case.name, partial(_measure, case, device, repeats)) for case in cases]
+
+
+def _measure(case: Case, device: torch.device, repeats: int) -> dict[str, Any]:
+    setup = Setup(case, device)
+    setup.check(int8=False)
+    setup.check(int8=True)
+    ours = median_ms(lambda: setup.ours(False), device, repeats=repeats)
+    int8 = median_ms(lambda: setup.ours(True), device, repeats=repeats)
+    peers = setup.peers_ms(repeats)
+    return {
+        "ours_ms": ours,
+        "int8_ms": int8,
+        "peers_ms": peers,
+        "ratio": min(peers.values()) / ours if peers else None,
+        "tflop_per_s": case.flops / ours / 1e9,
+    }
 
 
 def main() -> None:
@@ -166,6 +165,8 @@ def main() -> None:
     require_passing("test_triton_attention.py")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for row in run(device, tiny=False):
+        if "error" in row:
+            sys.exit(f"{row['name']}: {row['error']}")
         peers = "  ".join(f"{name} {ms:.3f}" for name, ms in row["peers_ms"].items())
         print(
             f"{row['name']:24s} ours {row['ours_ms']:8.3f} ms  {row['tflop_per_s']:6.1f} TFLOP/s  "

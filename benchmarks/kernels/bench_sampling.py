@@ -41,7 +41,7 @@ def run(device: str, tiny: bool) -> list[dict[str, Any]]:
 
 
 def sort_and_draw(logits: torch.Tensor, top_k: int, top_p: float, min_p: float) -> torch.Tensor:
-    """As engines in plain torch do it: sort, mask, softmax, multinomial."""
+    """As engines in plain torch do it: sort, mask, softmax, draw."""
     scores = logits / TEMPERATURE
     if top_k or top_p < 1:
         scores, order = scores.sort(dim=-1, descending=True)
@@ -50,11 +50,16 @@ def sort_and_draw(logits: torch.Tensor, top_k: int, top_p: float, min_p: float) 
         probs = scores.softmax(-1)
         if top_p < 1:
             probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p, 0.0)
-        return order.gather(1, probs.multinomial(1)).squeeze(1)
+        return order.gather(1, _draw(probs)).squeeze(1)
     probs = scores.softmax(-1)
     if min_p:
         probs = probs.masked_fill(probs < min_p * probs.amax(-1, keepdim=True), 0.0)
-    return probs.multinomial(1).squeeze(1)
+    return _draw(probs).squeeze(1)
+
+
+def _draw(probs: torch.Tensor) -> torch.Tensor:
+    """As multinomial does, without its look at the values, which waits for the device."""
+    return (probs / torch.empty_like(probs).exponential_()).argmax(-1, keepdim=True)
 
 
 def _add_sampling(table: DeviceTable, logits: torch.Tensor) -> None:

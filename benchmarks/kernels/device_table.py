@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from device_time import copy_gb_per_s, median_ms
-from measure import require_passing
+from measure import require_passing, row_of
 
 __all__ = ["DeviceTable", "test_and_run"]
 
@@ -29,18 +29,24 @@ class DeviceTable:
         peers: Mapping[str, Callable[[], object]],
     ) -> None:
         """num_bytes: what the op has to read and write."""
-        times = {"ours": ours, **peers}
-        row: dict[str, Any] = {"name": name}
-        for label, function in times.items():
-            row[f"{label}_ms"] = median_ms(function, self._device, repeats=self._repeats)
-        row["gb_per_s"] = num_bytes / row["ours_ms"] / 1e6
-        row["share_of_copy"] = row["gb_per_s"] / self._copy
-        self.rows.append(row)
+
+        def measure() -> dict[str, Any]:
+            row = {f"{label}_ms": self._ms(f) for label, f in {"ours": ours, **peers}.items()}
+            gb_per_s = num_bytes / row["ours_ms"] / 1e6
+            return {**row, "gb_per_s": gb_per_s, "share_of_copy": gb_per_s / self._copy}
+
+        self.rows.append(row_of(name, measure))
+
+    def _ms(self, function: Callable[[], object]) -> float:
+        return median_ms(function, self._device, repeats=self._repeats)
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """One line each: name, ms of ours and the peers, GB/s, share of the copy's."""
     for row in rows:
+        if "error" in row:
+            print(f"{row['name']:40s} {row['error']}", flush=True)
+            continue
         times = "  ".join(f"{k[:-3]} {v:.4f} ms" for k, v in row.items() if k.endswith("_ms"))
         print(f"{row['name']:40s} {times}  {row['gb_per_s']:.0f} GB/s", end="")
         print(f"  {row['share_of_copy']:.0%} of a copy", flush=True)

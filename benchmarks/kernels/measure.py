@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 TESTS = Path(__file__).parents[2] / "tests" / "kernels"
 
@@ -17,6 +19,15 @@ def require_passing(test: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         sys.exit(f"{test} fails, so there is nothing to measure:\n{result.stdout[-2000:]}")
+
+
+def row_of(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """`name` and what `measure` returns, or its `error`: the rows before and behind it are kept."""
+    try:
+        return {"name": name, **measure()}
+    except Exception as error:
+        traceback.print_exc()
+        return {"name": name, "error": f"{type(error).__name__}: {error}"[:300]}
 
 
 def best_ms(function: Callable[[], object], seconds: float = 0.5) -> float:

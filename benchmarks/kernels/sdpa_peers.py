@@ -54,6 +54,6 @@ def _ms(
         warnings.simplefilter("ignore")
         try:
             attend()
-        except RuntimeError:
+            return median_ms(attend, device, repeats=repeats)
+        except (RuntimeError, TypeError):
             return None
-        return median_ms(attend, device, repeats=repeats)

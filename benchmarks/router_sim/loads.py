@@ -5,20 +5,24 @@ Lives here: lengths, limits and times of arrival. Not here: token ids (`simulati
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from device import LLAMA_3_8B, LLAMA_7B, Device
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "workloads"))
+
+import sharegpt_like
+from sharegpt_like import MAX_TOTAL_LEN
+
 __all__ = ["LOADS", "MAX_TOTAL_LEN", "Load", "Requests"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
-
-MAX_TOTAL_LEN = 2048
-_MAX_PROMPT_LEN, _MIN_LEN = 1024, 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,30 +64,12 @@ def _poisson(number: int, rate: float, rng: np.random.Generator) -> FloatArray:
     return np.cumsum(rng.exponential(1 / rate, number))
 
 
-def _sharegpt_lens(number: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Prompts: short questions and pasted texts; outputs: short and long answers. Log-normal each,
-    and only pairs that LightLLM's benchmark keeps: prompt and output ≥ 4, prompt ≤ 1024, together
-    ≤ 2048."""
-    wanted = 4 * number + 100
-    long_prompt = rng.random(wanted) < 0.5
-    prompts = np.where(
-        long_prompt, rng.lognormal(5.8, 0.8, wanted), rng.lognormal(3.3, 0.9, wanted)
-    ).astype(np.int64)
-    long_output = rng.random(wanted) < 0.7
-    outputs = np.where(
-        long_output, rng.lognormal(5.45, 0.6, wanted), rng.lognormal(3.2, 1.0, wanted)
-    ).astype(np.int64)
-    kept = (prompts >= _MIN_LEN) & (outputs >= _MIN_LEN) & (prompts <= _MAX_PROMPT_LEN)
-    kept &= prompts + outputs <= MAX_TOTAL_LEN
-    return prompts[kept][:number], outputs[kept][:number]
-
-
 def _outputs(
     number: int, rng: np.random.Generator, median: float | FloatArray, sigma: float
 ) -> IntArray:
     """Log-normal around `median`, within the bounds."""
     lens = np.asarray(median) * rng.lognormal(0, sigma, number)
-    return np.clip(lens, _MIN_LEN, 1500).astype(np.int64)
+    return np.clip(lens, sharegpt_like.MIN_LEN, 1500).astype(np.int64)
 
 
 def _open_ended(arrivals: FloatArray, prompts: IntArray, outputs: IntArray) -> Requests:
@@ -94,12 +80,12 @@ def _open_ended(arrivals: FloatArray, prompts: IntArray, outputs: IntArray) -> R
 
 
 def _sharegpt(number: int, rate: float, rng: np.random.Generator) -> Requests:
-    prompts, outputs = _sharegpt_lens(number, rng)
+    prompts, outputs = sharegpt_like.lengths(number, rng)
     return _open_ended(_poisson(number, rate, rng), prompts, outputs)
 
 
 def _sharegpt_forced(number: int, rate: float, rng: np.random.Generator) -> Requests:
-    prompts, outputs = _sharegpt_lens(number, rng)
+    prompts, outputs = sharegpt_like.lengths(number, rng)
     return Requests(
         arrivals=_poisson(number, rate, rng),
         prompt_lens=prompts,
@@ -111,7 +97,7 @@ def _sharegpt_forced(number: int, rate: float, rng: np.random.Generator) -> Requ
 
 def _sharegpt_bounded(number: int, rate: float, rng: np.random.Generator) -> Requests:
     """Clients ask for one to four times what they get."""
-    prompts, outputs = _sharegpt_lens(number, rng)
+    prompts, outputs = sharegpt_like.lengths(number, rng)
     limits = np.minimum(outputs * rng.uniform(1, 4, number), MAX_TOTAL_LEN - prompts)
     return Requests(
         arrivals=_poisson(number, rate, rng),
@@ -148,7 +134,7 @@ def _drift(number: int, rate: float, rng: np.random.Generator) -> Requests:
 
 def _bursts(number: int, rate: float, rng: np.random.Generator) -> Requests:
     """The ShareGPT-like requests in bursts: all of 20 s come within two."""
-    prompts, outputs = _sharegpt_lens(number, rng)
+    prompts, outputs = sharegpt_like.lengths(number, rng)
     smooth = _poisson(number, rate, rng)
     arrivals = smooth - smooth % 20 + (smooth % 20) / 10
     return _open_ended(arrivals, prompts, outputs)

@@ -25,7 +25,9 @@ _ELEMENTS, _NUM_WARPS = 1024, 4
 def quantise(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """states: [T, N, D] -> (int8 [T, N, D], scales float16 [T, N])."""
     wide = states.float()
-    scales = (wide.abs().amax(-1) / 127).half()
+    largest = wide.abs().amax(-1)
+    # not a number: CUDA multiplies by its rounded inverse, and another scale may come out
+    scales = (largest / torch.full_like(largest, 127.0)).half()
     steps = scales.float().unsqueeze(-1)
     # the rounded scale may be a little smaller than absmax / 127, hence the clamp
     inverse = torch.where(steps > 0, steps.reciprocal(), 0.0)

@@ -10,14 +10,16 @@ interpreter, and keeps and prints no figure.
 from __future__ import annotations
 
 import argparse
-import importlib
-import math
 import os
 import sys
 from pathlib import Path
 
+from cases import NOT_A_MEASUREMENT, Results
+from supervise import NO_LIMITS, Limits, Stage
+
 ROOT = Path(__file__).parents[2]
 STAGES = ("kernels", "engine", "bench")
+PATHS = ("kernels", "server", "benchmarks/serving", "benchmarks/workloads")
 
 
 def main() -> int:
@@ -25,29 +27,42 @@ def main() -> int:
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--dry-run", action="store_true", help="on the CPU; measures nothing")
     parser.add_argument("--only", default="", help="run only cases whose name contains this")
+    # how the parent starts a worker
+    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--report", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.dry_run:
         # read when a kernel is defined, and no GPU may be used by mistake
         os.environ |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    sys.path[:0] = [str(ROOT / name) for name in ("kernels", "server", "benchmarks/serving")]
-    import torch
-    from cases import NOT_A_MEASUREMENT, STAGE_SECONDS, Results, run_cases
-    from machine import describe
-
-    device = torch.device("cpu" if args.dry_run else "cuda")
-    if not args.dry_run and not torch.cuda.is_available():
-        print("gpu-check: torch sees no GPU; DRY_RUN=1 runs the code without one", file=sys.stderr)
-        return 1
+    if args.report is not None:
+        status = run_worker(args)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # without the end of a thread or of a GPU's context, which a failed case may have broken
+        os._exit(status)
     if args.dry_run:
-        print(NOT_A_MEASUREMENT)
-    stage = importlib.import_module(f"{args.stage.rstrip('s')}_cases")
-    cases = [c for c in stage.make_cases(device, tiny=args.dry_run) if args.only in c.name]
-    results = Results(args.stage, describe(device), args.dry_run)
+        print(NOT_A_MEASUREMENT, flush=True)
+    command = [sys.executable, str(Path(__file__).parent), args.stage, "--only", args.only]
+    command += ["--dry-run"] if args.dry_run else []
     # a dry run has all the time it takes
-    passed = run_cases(cases, results, seconds=math.inf if args.dry_run else STAGE_SECONDS)
+    limits = NO_LIMITS if args.dry_run else Limits()
+    passed = Stage(command, Results(args.stage, args.dry_run), limits).run()
     if args.dry_run:
         print(NOT_A_MEASUREMENT)
     return 0 if passed else 1
+
+
+def run_worker(args: argparse.Namespace) -> int:
+    sys.path[:0] = [str(ROOT / name) for name in PATHS]
+    import torch
+    from worker import work
+
+    if not args.dry_run and not torch.cuda.is_available():
+        print("gpu-check: torch sees no GPU; DRY_RUN=1 runs the code without one", file=sys.stderr)
+        return 1
+    return work(
+        args.stage, dry_run=args.dry_run, only=args.only, first=args.first, report=args.report
+    )
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ from typing import Any
 
 import http_load
 import torch
-from cases import Case, Figures
+from arrivals import make_requests
+from cases import Case, Figures, keeping
 from gaps import step_gaps
 from machine import copy_bytes_per_s
 from model_dirs import LLAMA_3_8B, LLAMA_7B, TINY, write_model_dir
 from serving import Serving, make_runner, serve_load
-from sharegpt_like import make_requests
 
 RATE = 200.0
 
@@ -47,6 +47,8 @@ class Bench:
         key = tuple(sorted(options.items()))
         if key not in self._runners:
             self.end()
+            # a runner leaves no memory for the buffers of a copy
+            _ = self.copy_speed
             defaults = {"dtype": self.dtype, "kv_dtype": "model", "load_format": "dummy"}
             if self.tiny:
                 defaults |= {"max_total_token_num": 1024, "batch_max_tokens": 64}
@@ -65,7 +67,9 @@ class Bench:
 
     @cached_property
     def copy_speed(self) -> float:
-        return copy_bytes_per_s(self.device)
+        speed = copy_bytes_per_s(self.device)
+        self.end()
+        return speed
 
     def prompt(self, length: int, seed: int = 0) -> tuple[int, ...]:
         rng = random.Random(seed)
@@ -90,21 +94,13 @@ class Bench:
         take at the speed of a copy (bytes read and written).
         """
         with self.runner() as runner:
-            serving = Serving(runner, prefix_cache=False)
-            for row in range(batch):
-                serving.add(
-                    self.prompt(8 if self.tiny else 128, row), max_new_tokens=3 * steps + 40
-                )
-            serving.until_all_decode(batch)
-            for _ in range(8):
-                serving.turn()
+            serving = self._decoding(runner, batch, max_new_tokens=3 * steps + 40)
             before, began = len(serving.pure_decode_rows), time.perf_counter()
             for _ in range(steps):
                 serving.turn()
             ms = (
                 (time.perf_counter() - began) * 1e3 / max(1, len(serving.pure_decode_rows) - before)
             )
-            gaps = step_gaps(serving.turn, 2 if self.tiny else 20, self.device)
             info = runner.info()
             weights_ms = info.weight_bytes / self.copy_speed * 1e3
             read = info.weight_bytes + batch * 160 * info.kv_bytes_per_token
@@ -115,8 +111,37 @@ class Bench:
                 "weights_ms": round(weights_ms, 3),
                 "times_weights_ms": round(ms / weights_ms, 3),
                 "weights_and_kv_GB_per_s": round(read / ms / 1e6),
-                **gaps,
             }
+
+    def _decoding(self, runner: Any, batch: int, *, max_new_tokens: int) -> Serving:
+        """`batch` rows, a few steps into their decoding."""
+        serving = Serving(runner, prefix_cache=False)
+        for row in range(batch):
+            serving.add(self.prompt(8 if self.tiny else 128, row), max_new_tokens=max_new_tokens)
+        serving.until_all_decode(batch)
+        for _ in range(8):
+            serving.turn()
+        return serving
+
+    def gaps(self, batches: tuple[int, ...]) -> Figures:
+        """Where the GPU waits: steps that only decode, then such that a prompt joins each."""
+        turns = 2 if self.tiny else 20
+        figures: Figures = {}
+        with self.runner() as runner, keeping(figures):
+            for batch in batches:
+                serving = self._decoding(runner, batch, max_new_tokens=3 * turns + 40)
+                figures[f"decode_{batch}"] = step_gaps(serving.turn, turns, self.device)
+
+            def join_and_turn() -> None:
+                prompt = self.prompt(8 if self.tiny else 128, len(serving.tokens))
+                serving.add(prompt, max_new_tokens=2 * turns)
+                serving.turn()
+
+            serving = self._decoding(runner, batches[-1], max_new_tokens=4 * turns + 40)
+            for _ in range(4):
+                join_and_turn()
+            figures["mixed"] = step_gaps(join_and_turn, turns, self.device)
+        return figures
 
     def long_prompts(self, count: int) -> Figures:
         """(c): prompts of 32 k tokens, one after the other, and steps behind such a context."""
@@ -149,7 +174,8 @@ class Bench:
         for kv_dtype in ("model", "int8"):
             factor = 1.0 if kv_dtype == "model" else element * dim / (dim + 2)
             options = {"kv_dtype": kv_dtype, "max_total_token_num": int(slots * factor)}
-            result = self.load(count=count, **options)
+            with keeping(figures):
+                result = self.load(count=count, **options)
             keep = (
                 "kv_slots",
                 "requests_per_s",
@@ -176,23 +202,28 @@ class Bench:
             model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
         figures: Figures = {}
         for batch in batches:
-            prompts = [self.prompt(8 if self.tiny else 128, row) for row in range(batch)]
-            ids = torch.tensor(prompts, device=self.device)
-            seconds = []
-            for new_tokens in (1, 1 + steps):
-                model.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0)
-                self._synchronize()
-                began = time.perf_counter()
-                model.generate(ids, max_new_tokens=new_tokens, min_new_tokens=new_tokens,
-                               do_sample=False, pad_token_id=0)  # fmt: skip
-                self._synchronize()
-                seconds.append(time.perf_counter() - began)
-            ms = (seconds[1] - seconds[0]) / steps * 1e3
+            with keeping(figures):
+                ms = self._generate_ms(model, batch, steps)
             figures[f"batch_{batch}_ms_per_step"] = round(ms, 3)
             figures[f"batch_{batch}_output_tokens_per_s"] = round(batch / max(ms, 1e-6) * 1e3, 1)
         del model
         self.end()
         return figures
+
+    def _generate_ms(self, model: Any, batch: int, steps: int) -> float:
+        """ms per step: `steps` tokens more, without the prompts."""
+        prompts = [self.prompt(8 if self.tiny else 128, row) for row in range(batch)]
+        ids = torch.tensor(prompts, device=self.device)
+        options = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0}
+        model.generate(ids, max_new_tokens=2, **options)
+        seconds = []
+        for new_tokens in (1, 1 + steps):
+            self._synchronize()
+            began = time.perf_counter()
+            model.generate(ids, max_new_tokens=new_tokens, min_new_tokens=new_tokens, **options)
+            self._synchronize()
+            seconds.append(time.perf_counter() - began)
+        return (seconds[1] - seconds[0]) / steps * 1e3
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
@@ -211,6 +242,8 @@ def make_cases(device: torch.device, *, tiny: bool) -> list[Case]:
     for batch in batches:
         cases.append((seven, f"decode, batch {batch}", partial(seven.decode, batch, steps)))
     cases.append((seven, f"{many} requests at {RATE:.0f}/s", partial(seven.load, count=many)))
+    # behind the others of its runner: a profiler may leave something behind
+    cases.append((seven, "gaps between steps", partial(seven.gaps, batches[:2])))
     cases.append(
         (seven, "int8 KV at equal memory", partial(seven.equal_memory, count=fewer, slots=slots))
     )

@@ -1,4 +1,4 @@
-"""Cases of a stage, run one after the other until its time is over; each is kept as it ends."""
+"""A stage's cases and what is kept of them. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 NOT_A_MEASUREMENT = "not a measurement: a dry run on the CPU at tiny shapes"
-# a stage may take 8 minutes; no case is started after this
-STAGE_SECONDS = 420.0
+_MAX_ERROR = 600
 CONTEXT = """\
 Published elsewhere, on other machines, for context only. 2000 ShareGPT requests at 200/s, LLaMA-7B,
 one A800-80G: LightLLM 10.59 req/s, vLLM 0.1.2 5.53, TGI 2.70. Qwen3-14B, ShareGPT, one H100: SGLang
@@ -32,18 +32,59 @@ class Case:
     run: Callable[[], Figures]
 
 
+class IncompleteError(Exception):
+    """A case that failed midway; figures: what it had by then."""
+
+    def __init__(self, why: str, figures: Figures) -> None:
+        super().__init__(why)
+        self.figures = figures
+
+
+@contextmanager
+def keeping(figures: Figures) -> Iterator[None]:
+    """If what is inside fails, what `figures` hold by then is kept with the failure."""
+    try:
+        yield
+    except Exception as error:
+        raise IncompleteError(_in_words(error), figures) from error
+
+
+def carry_out(case: Case) -> tuple[str, float, Figures]:
+    """(outcome, seconds, figures); a failed case must not keep the others from their turn."""
+    began, outcome, figures = time.monotonic(), "passed", {}
+    try:
+        figures = case.run()
+    except IncompleteError as error:
+        outcome, figures = "FAILED", {**error.figures, "error": str(error)}
+        traceback.print_exc()
+    except Exception as error:
+        outcome, figures = "FAILED", {"error": _in_words(error)}
+        traceback.print_exc()
+    return outcome, time.monotonic() - began, figures
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:_MAX_ERROR]
+
+
 @dataclass(slots=True)
 class Results:
     """A stage's results as JSON and as a readable page, written anew after each case."""
 
     stage: str
-    machine: dict[str, Any]
     dry_run: bool
+    machine: dict[str, Any] = field(default_factory=dict)
     cases: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def all_passed(self) -> bool:
+        return all(case["outcome"] != "FAILED" for case in self.cases)
 
     def add(self, case_name: str, outcome: str, seconds: float, figures: Figures) -> None:
         # a dry run's figures say nothing about a GPU: they are not kept anywhere
         kept = {} if self.dry_run else {"seconds": round(seconds, 2), **figures}
+        if self.dry_run and "error" in figures:
+            kept = {"error": figures["error"]}
         self.cases.append({"case": case_name, "outcome": outcome, **kept})
         shown = [f"{name}={value}" for name, value in kept.items() if name != "rows"]
         print(" ".join([f"{outcome:8s} {case_name}", *shown]), flush=True)
@@ -86,21 +127,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{name} {_cell(one)}" for name, one in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def run_cases(cases: list[Case], results: Results, *, seconds: float = STAGE_SECONDS) -> bool:
-    """Whether every case passed; those that time did not allow are named as skipped."""
-    began = time.monotonic()
-    for case in cases:
-        if time.monotonic() - began > seconds:
-            results.add(case.name, "skipped", 0.0, {"why": "the stage's time is over"})
-            continue
-        case_began = time.monotonic()
-        outcome, figures = "passed", {}
-        try:
-            figures = case.run()
-        except Exception as error:  # a failed case must not keep the others from their turn
-            outcome, figures = "FAILED", {"error": f"{type(error).__name__}: {error}"[:500]}
-            traceback.print_exc()
-        results.add(case.name, outcome, time.monotonic() - case_began, figures)
-    return all(case["outcome"] != "FAILED" for case in results.cases)

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def step_gaps(turn: Callable[[], object], turns: int, device: torch.device) -> dict[str, Any]:
-    """Turns of steady decoding: the longest gap between device activities in µs, the share of the
+    """Turns of a loop: the longest gap between device activities in µs, the share of the
     time without any, and how many gaps exceed 100 µs.
     """
     is_cuda = device.type == "cuda"
@@ -25,7 +25,9 @@ def step_gaps(turn: Callable[[], object], turns: int, device: torch.device) -> d
         for event in profiler.events()
         if not is_cuda or event.device_type == torch.autograd.DeviceType.CUDA
     ]
-    return {f"profiled_{name}": value for name, value in gaps_between(spans).items()}
+    if not spans:
+        raise RuntimeError("the profiler saw nothing on the device")
+    return gaps_between(spans)
 
 
 def gaps_between(spans: list[tuple[float, float]]) -> dict[str, Any]:

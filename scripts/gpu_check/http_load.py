@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from arrivals import Request, make_requests
 from client import stream_completion
 from random_llama import write_tokenizer
 from server import Server, free_port
-from sharegpt_like import Request, make_requests
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ("fastapi", "uvicorn", "zmq", "msgspec", "pydantic", "prometheus_client", "jinja2")
@@ -55,6 +55,8 @@ def measure(
     """Requests at their times, streamed."""
     write_tokenizer(model_dir)
     options = ["--device", device.type, "--load-format", "dummy", "--served-model-name", "bench"]
+    # as the cases in process
+    options += ["--kv-dtype", "model"]
     if tiny:
         options += ["--max-total-token-num", "1024", "--running-max-req-size", "8"]
     vocab = 100 if tiny else 32000

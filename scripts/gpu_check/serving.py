@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sharegpt_like import Request
+from arrivals import Request
 
 from lightllm_server.config import EngineConfig, RouterConfig, ServerConfig
 from lightllm_server.engine.build import InFlightStep
@@ -72,7 +72,9 @@ class Serving:
             policy or admission.policy("efficient"),
             prefix_cache=PrefixCache() if prefix_cache else None,
         )
+        # request → choice → its tokens, and the model's logprob of each
         self.tokens: dict[int, dict[int, list[int]]] = {}
+        self.logprobs: dict[int, dict[int, list[float]]] = {}
         self.first_token_at: dict[int, float] = {}
         self.num_ended = 0
         # decode rows of the committed steps that did nothing else
@@ -81,7 +83,7 @@ class Serving:
 
     def add(self, prompt: tuple[int, ...], **sampling: Any) -> int:
         request_id = RequestId(len(self.tokens) + 1)
-        self.tokens[request_id] = {}
+        self.tokens[request_id], self.logprobs[request_id] = {}, {}
         params = SamplingParams(**{"ignore_eos": True, **sampling})
         self.scheduler.add(Generate(request_id=request_id, prompt_ids=prompt, sampling=params))
         return request_id
@@ -115,13 +117,16 @@ class Serving:
         """Turn until a committed step did nothing but decode `count` rows."""
         while not self.pure_decode_rows or self.pure_decode_rows[-1] != count:
             self.turn()
+            if self.num_ended:
+                raise RuntimeError(f"a request ended before {count} rows decoded together")
 
     def _take(self, batch: TokenBatch | None) -> None:
         if batch is None:
             return
         for token in batch.tokens:
             self.first_token_at.setdefault(token.request_id, time.perf_counter())
-            self.tokens[token.request_id].setdefault(token.choice, []).append(token.token_id)
+            for kept, value in ((self.tokens, token.token_id), (self.logprobs, token.logprob)):
+                kept[token.request_id].setdefault(token.choice, []).append(value)
         self.num_ended += len(batch.ended)
 
 

@@ -1,22 +1,27 @@
 #!/usr/bin/env bash
 # Fetch the small packages that a machine with only torch, triton and transformers lacks, into an
-# ignored folder that is carried along: wheels.sh [PYTHON_VERSION] (3.12). There:
-#   python3 -m pip install --no-index --no-deps --target SITE .whl/*.whl; export PYTHONPATH=SITE
+# ignored folder that is carried along: wheels.sh [PYTHON_VERSION…] (3.11 3.12 3.13). There:
+#   python3 -m pip install --no-index --no-deps --find-links .whl -r .whl/requirements.txt \
+#     --target SITE; export PYTHONPATH=SITE
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-version=${1:-3.12}
 packages=(msgspec pyzmq fastapi starlette uvicorn pydantic pydantic-core annotated-types
-  annotated-doc typing-inspection anyio idna sniffio h11 click uvloop prometheus-client)
-mkdir -p .whl
+  annotated-doc typing-extensions typing-inspection anyio idna h11 click uvloop prometheus-client
+  jinja2 markupsafe opentelemetry-api)
+rm -rf .whl
+mkdir .whl
 echo '*' >.whl/.gitignore
-lock=$(mktemp)
-trap 'rm -f "$lock"' EXIT
 # the locked versions, without hashes: the lock file need not hold those of another platform
 for package in "${packages[@]}"; do
-  grep -ioE "^$package==[^ ;]+" requirements.lock >>"$lock" || true
+  grep -ioE "^$package==[^ ;]+" requirements.lock
+done >.whl/requirements.txt
+platforms=()
+for platform in manylinux_2_{28,27,26,24,17}_x86_64 manylinux2014_x86_64; do
+  platforms+=(--platform "$platform")
 done
-python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version "$version" \
-  --implementation cp --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
-  --platform manylinux_2_26_x86_64 --platform manylinux_2_24_x86_64 \
-  --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest .whl -r "$lock"
+[ $# -gt 0 ] || set -- 3.11 3.12 3.13
+for version in "$@"; do
+  python3 -m pip download --quiet --no-deps --only-binary=:all: --implementation cp \
+    --python-version "$version" "${platforms[@]}" --dest .whl -r .whl/requirements.txt
+done
 du -sh .whl

@@ -9,13 +9,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
 from lightllm_server.config_sources import CONFIG_VARIABLE, build_config
 from lightllm_server.errors import EXIT_CONFIG, ConfigError
 from lightllm_server.options import GROUPS, Option, all_options
+from lightllm_server.version import version
 
 __all__ = ["main"]
 
@@ -41,10 +41,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
-
-
-def _version() -> str:
-    return metadata.version("lightllm-kubernetes")
 
 
 def _help(option: Option) -> str:
@@ -82,7 +78,7 @@ def _serve_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"lightllm-server {_version()}")
+    parser.add_argument("--version", action="version", version=f"lightllm-server {version()}")
     parser.add_argument("--config", metavar="FILE", help="YAML file with options")
     options = all_options().values()
     for name, _, title in GROUPS:

@@ -9,9 +9,12 @@ import re
 import statistics
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 LABEL = "not a measurement: a dry run on the CPU at tiny shapes"
@@ -20,7 +23,8 @@ LABEL = "not a measurement: a dry run on the CPU at tiny shapes"
 @pytest.fixture
 def load(monkeypatch):
     """Imports a module of scripts/gpu_check."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts" / "gpu_check"))
+    for folder in ("benchmarks/workloads", "scripts/gpu_check"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
 
     def load_module(name):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -49,32 +53,127 @@ def test_dry_run(stage, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_stage_ends_in_time_and_keeps_what_it_has(load, tmp_path, monkeypatch, capsys):
+WORKER = """
+import json, os, sys, time
+NAMES = ["good", "wrong", "hangs", "dies", "loses the device", "slow", "last"]
+first, report = (int(sys.argv[sys.argv.index(name) + 1]) for name in ("--first", "--report"))
+pipe = os.fdopen(report, "w", buffering=1)
+def tell(**message): pipe.write(json.dumps(message) + "\\n")
+tell(cases=NAMES, machine={"device": "none"})
+for name in NAMES[first:]:
+    tell()
+    time.sleep({"hangs": 60, "slow": 1}.get(name, 0))
+    if name == "dies":
+        os._exit(3)
+    outcome = "FAILED" if name in ("wrong", "loses the device") else "passed"
+    tell(outcome=outcome, seconds=0.5, figures={"pid": os.getpid(), "rows": [{"ms": 1.25}]})
+    if name == "loses the device":
+        sys.exit(75)
+"""
+
+
+def run_stage(load, monkeypatch, folder, command, limits):
+    """(whether it passed, case → what is kept of it, the page)"""
+    supervise, cases = load("supervise"), load("cases")
+    monkeypatch.setenv("OUT", str(folder))
+    monkeypatch.setattr(supervise, "_GRACE_SECONDS", 0.2)
+    results = cases.Results("kernels", dry_run=False)
+    passed = supervise.Stage(command, results, supervise.Limits(*limits)).run()
+    (kept,) = folder.glob("*-gpu-kernels.json")
+    document = json.loads(kept.read_text())
+    assert document["machine"] == results.machine
+    kept_cases = {case["case"]: case for case in document["cases"]}
+    assert len(kept_cases) == len(document["cases"])
+    return passed, kept_cases, kept.with_suffix(".md").read_text()
+
+
+def test_no_case_costs_another_one_its_turn(load, tmp_path, monkeypatch):
+    command = [sys.executable, "-c", WORKER]
+    passed, cases, page = run_stage(load, monkeypatch, tmp_path, command, (4.0, 60.0, 60.0))
+    assert not passed
+    outcomes = {name: case["outcome"] for name, case in cases.items()}
+    assert outcomes == {
+        "good": "passed",
+        "wrong": "FAILED",
+        "hangs": "FAILED",
+        "dies": "FAILED",
+        "loses the device": "FAILED",
+        "slow": "passed",
+        "last": "passed",
+    }
+    # the same process goes on behind a wrong result, another one behind all else
+    workers = [cases[name]["pid"] for name in ("good", "wrong", "loses the device", "last")]
+    assert workers[0] == workers[1]
+    assert len(set(workers)) == 3
+    assert cases["hangs"]["error"] == "was ended after 4 s"
+    assert cases["dies"]["error"] == "ended its process, status 3, after 0 s"
+    assert f"| good | passed | seconds 0.5; pid {workers[0]} |" in page
+    assert "| 1.25 |" in page
+
+
+def test_a_stage_ends_in_time(load, tmp_path, monkeypatch):
+    command = [sys.executable, "-c", WORKER.replace('"slow": 1', '"slow": 1, "good": 1.5')]
+    passed, cases, _ = run_stage(load, monkeypatch, tmp_path, command, (60.0, 1.0, 60.0))
+    assert passed
+    assert [case["outcome"] for case in cases.values()] == ["passed", *["skipped"] * 6]
+
+
+def test_a_worker_that_cannot_start_fails_the_stage(load, capfd):
+    supervise, cases = load("supervise"), load("cases")
+    results = cases.Results("kernels", dry_run=True)
+    command = [sys.executable, "-c", "import no_such_module"]
+    assert not supervise.Stage(command, results, supervise.NO_LIMITS).run()
+    assert "no_such_module" in capfd.readouterr().err
+
+
+def test_a_case_that_fails_midway_keeps_its_figures(load, capsys):
     cases = load("cases")
-    monkeypatch.setenv("OUT", str(tmp_path))
-    now = iter([0.0, 1.0, 1.0, 2.0, 5.0, 5.0, 9.0, 11.0])
-    monkeypatch.setattr(cases.time, "monotonic", lambda: next(now))
-    results = cases.Results("kernels", {"device": "none"}, dry_run=False)
 
-    def fails():
-        raise ValueError("wrong")
+    def run():
+        figures = {"first": 1}
+        with cases.keeping(figures):
+            raise ValueError("wrong")
 
-    def good():
-        return {"speed": 3.5, "rows": [{"name": "a", "ms": 1.25}]}
-
-    todo = [cases.Case("one", good), cases.Case("two", fails), cases.Case("late", good)]
-    assert not cases.run_cases(todo, results, seconds=10.0)
-    (kept,) = tmp_path.glob("*-gpu-kernels.json")
-    outcomes = {case["case"]: case["outcome"] for case in json.loads(kept.read_text())["cases"]}
-    assert outcomes == {"one": "passed", "two": "FAILED", "late": "skipped"}
-    page = kept.with_suffix(".md").read_text()
-    assert "| one | passed | seconds 1.0; speed 3.5 |" in page
-    assert "| a | 1.25 |" in page
-    assert "ValueError: wrong" in capsys.readouterr().out
+    outcome, _, figures = cases.carry_out(cases.Case("one", run))
+    assert (outcome, figures) == ("FAILED", {"first": 1, "error": "ValueError: wrong"})
+    assert "ValueError: wrong" in capsys.readouterr().err
 
 
-def test_lengths_match_the_published_filter(load):
-    module = load("sharegpt_like")
+@pytest.mark.parametrize(
+    ("tokens", "logprobs", "ties"),
+    [
+        ([1, 2, 3], [-0.1, -0.2, -0.3], 0),
+        # as likely as the other: what follows is another text
+        ([1, 5, 9], [-0.1, -0.2004, -2.0], 1),
+        ([1, 5, 3], [-0.1, -0.3, -0.3], None),
+        ([1, 5, 3], [-0.1, float("nan"), -0.3], None),
+    ],
+)
+def test_other_tokens_are_forgiven_where_two_were_equally_likely(load, tokens, logprobs, ties):
+    same = load("engine_cases").same_but_for_ties
+    wanted = SimpleNamespace(tokens={1: {0: [1, 2, 3]}}, logprobs={1: {0: [-0.1, -0.2, -0.3]}})
+    got = SimpleNamespace(tokens={1: {0: tokens}}, logprobs={1: {0: logprobs}})
+    if ties is None:
+        with pytest.raises(AssertionError, match="other tokens for prompt 1 from 1 on"):
+            same(got, wanted, 1e-3)
+    else:
+        assert same(got, wanted, 1e-3) == {"prompts_that_ended_in_a_tie": ties}
+
+
+def test_the_wheels_that_are_carried_along_need_nothing_else():
+    script = (ROOT / "scripts" / "gpu_check" / "wheels.sh").read_text()
+    carried = re.search(r"packages=\((.*?)\)", script, re.DOTALL)[1].split()
+    locked = (ROOT / "requirements.lock").read_text()
+    assert len(carried) > 10
+    for package in carried:
+        assert f"\n{package}==" in locked
+        needed = map(Requirement, metadata.requires(package) or [])
+        names = {r.name for r in needed if r.marker is None or r.marker.evaluate({"extra": ""})}
+        assert {name.replace("_", "-").lower() for name in names} <= {*carried}, package
+
+
+def test_requests_have_the_lengths_of_published_runs(load):
+    module = load("arrivals")
     requests = module.make_requests(2000, rate=200.0, vocab_size=32000)
     prompts = [len(request.prompt_ids) for request in requests]
     outputs = [request.output_len for request in requests]
@@ -82,8 +181,8 @@ def test_lengths_match_the_published_filter(load):
     assert min(outputs) >= 4
     assert max(prompts) <= 1024
     assert max(p + o for p, o in zip(prompts, outputs, strict=True)) <= 2048
-    assert statistics.mean(prompts) == pytest.approx(161, rel=0.06)
-    assert statistics.mean(outputs) == pytest.approx(338, rel=0.06)
+    assert statistics.mean(prompts) == pytest.approx(225, rel=0.06)
+    assert statistics.mean(outputs) == pytest.approx(195, rel=0.06)
     # 2000 arrivals at 200 per second
     assert requests[-1].due == pytest.approx(10, rel=0.1)
     assert requests == module.make_requests(2000, rate=200.0, vocab_size=32000)

@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
 from lightllm_server import cli, supervisor
 from lightllm_server.options import all_options
+from lightllm_server.version import version
 from tiny_llama import tiny_llama
 
 
@@ -39,6 +41,14 @@ def test_version(capsys):
         cli.main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("lightllm-server 0.")
+
+
+def test_a_checkout_that_is_not_installed_has_a_version_too(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert version() == "0+source"
 
 
 @pytest.mark.parametrize(

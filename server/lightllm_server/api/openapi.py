@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+
+from lightllm_server.version import version
 
 __all__ = ["install_openapi", "request_body"]
 
@@ -30,9 +31,7 @@ def install_openapi(app: FastAPI) -> None:
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
-            document = get_openapi(
-                title="LightLLM server", version=version("lightllm-kubernetes"), routes=app.routes
-            )
+            document = get_openapi(title="LightLLM server", version=version(), routes=app.routes)
             models = [(schema, "validation") for schema in dict.fromkeys(_SCHEMAS)]
             _, definitions = models_json_schema(models, ref_template=_REF)  # type: ignore[arg-type]
             components = document.setdefault("components", {}).setdefault("schemas", {})

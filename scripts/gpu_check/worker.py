@@ -1,0 +1,53 @@
+"""The process that runs a stage's cases and reports each to its parent, see `supervise`."""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from cases import carry_out
+from machine import describe
+
+ROOT = Path(__file__).parents[2]
+# a context is broken, all else must run in another process
+EXIT_DEVICE_LOST = 75
+
+
+def work(stage: str, *, dry_run: bool, only: str, first: int, report: int) -> int:
+    """Run the cases from number `first` on; returns the exit status. report: a file descriptor."""
+    faulthandler.enable()
+    # thousands of streams over HTTP
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    with open(report, "w", buffering=1, encoding="utf-8") as pipe:
+
+        def tell(**message: Any) -> None:
+            # numpy's numbers, paths: as what they print
+            pipe.write(json.dumps(message, default=str) + "\n")
+
+        device = torch.device("cpu" if dry_run else "cuda")
+        module = importlib.import_module(f"{stage.rstrip('s')}_cases")
+        cases = [c for c in module.make_cases(device, tiny=dry_run) if only in c.name]
+        tell(machine=describe(device), cases=[case.name for case in cases])
+        for case in cases[first:]:
+            tell()
+            outcome, seconds, figures = carry_out(case)
+            tell(outcome=outcome, seconds=seconds, figures=figures)
+            if outcome == "FAILED" and not _works(device):
+                print("gpu-check: the GPU's context is lost", file=sys.stderr)
+                return EXIT_DEVICE_LOST
+    return 0
+
+
+def _works(device: torch.device) -> bool:
+    """False after an illegal access: every later call in this process would fail."""
+    try:
+        return float(torch.ones(8, device=device).sum()) == 8.0
+    except RuntimeError:
+        return False
