@@ -35,7 +35,7 @@ from lightllm_kernels.workspace import Workspace
 
 __all__ = ["decode_attention", "decode_attention_reference"]
 
-# query heads of one program, half of it for head dims above 128: more would spill registers
+# query heads of one program, half of it for head dims above 64: more would spill registers
 _MAX_BLOCK_H = 64
 # splits combined at once
 _BLOCK_S = 16
@@ -285,7 +285,7 @@ def _attend_triton(
         "decode", query.dtype, kv, head_dim=dim, group=group, plain=options.is_plain
     )
     block_d = max(16, triton.next_power_of_2(dim))
-    most = _MAX_BLOCK_H if block_d <= 128 else _MAX_BLOCK_H // 2
+    most = _MAX_BLOCK_H if block_d <= 64 else _MAX_BLOCK_H // 2
     block_h = min(max(16, triton.next_power_of_2(group)), most)
     window = options.window or 0
     # [B, H, splits, D]; the only split writes the result itself
