@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 import zmq
 import zmq.asyncio
 
-from lightllm_server.errors import ChannelError, ConfigError
+from lightllm_server.errors import ChannelError
 from lightllm_server.messages import Codec
 
 __all__ = [
@@ -50,9 +50,6 @@ MAX_MESSAGE_BYTES: Final = 64 * 2**20
 _SEND_DEADLINE_S: Final = 5.0
 # messages in flight per side; a batch is one message, so this is minutes of work
 _DEFAULT_HWM: Final = 10_000
-# sockaddr_un holds 108 bytes with the closing NUL; the names above and below stay below 40
-_MAX_PATH_BYTES: Final = 107
-_LONGEST_NAME: Final = 40
 _RECONNECT_MS: Final = 20
 # msgspec.MsgspecError is one, and so is the UnicodeDecodeError that it lets through
 _MALFORMED: Final = ValueError
@@ -69,18 +66,8 @@ def rank_socket(rank: int) -> str:
 
 
 def socket_path(run_dir: Path, name: str) -> Path:
-    """The path of a socket in a run directory that `check_run_dir` has passed."""
+    """The path of a socket; the run directory has room for the names here (`check_path_length`)."""
     return run_dir / name
-
-
-def check_run_dir(run_dir: Path) -> None:
-    """Raise ConfigError where the path of a socket in it would be too long for a Unix socket."""
-    size = len(bytes(run_dir)) + 1 + _LONGEST_NAME
-    if size > _MAX_PATH_BYTES:
-        raise ConfigError(
-            f"{run_dir}: too long for sockets: {size} bytes with a socket's name, at most "
-            f"{_MAX_PATH_BYTES}; set TMPDIR to a shorter directory"
-        )
 
 
 def _open(context: zmq.Context[Any], kind: int, path: Path, hwm: int) -> Any:

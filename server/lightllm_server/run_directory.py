@@ -15,12 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from lightllm_server.channels import check_run_dir
 from lightllm_server.config import ServerConfig
 from lightllm_server.errors import ConfigError
 from lightllm_server.status_page import StatusPage
 
-__all__ = ["RunDirectory", "open_page", "read_config"]
+__all__ = ["RunDirectory", "check_path_length", "open_page", "read_config"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +27,9 @@ _PREFIX = "lightllm-"
 _LOCK = "lock"
 _CONFIG = "config.json"
 _PAGE = "status"
+# sockaddr_un holds 108 bytes with the closing NUL; the names in `channels.py` have at most 40
+_MAX_SOCKET_PATH = 107
+_LONGEST_NAME = 40
 
 
 class RunDirectory:
@@ -46,7 +48,7 @@ class RunDirectory:
             raise _cannot_use(parent, error) from error
         try:
             self._lock = _locked(self.path)
-            check_run_dir(self.path)
+            check_path_length(self.path)
             (self.path / _CONFIG).write_bytes(msgspec.json.encode(config))
             self.page = StatusPage.create(self.path / _PAGE, processes)
         except OSError as error:
@@ -72,6 +74,16 @@ def read_config(path: Path) -> ServerConfig:
 
 def open_page(path: Path) -> StatusPage:
     return StatusPage(path / _PAGE)
+
+
+def check_path_length(path: Path) -> None:
+    """Raise ConfigError where the path of a socket in it would be too long for a Unix socket."""
+    length = len(os.fsencode(path)) + 1 + _LONGEST_NAME
+    if length > _MAX_SOCKET_PATH:
+        raise ConfigError(
+            f"{path}: too long for sockets: {length} bytes with a socket's name, at most "
+            f"{_MAX_SOCKET_PATH}; set TMPDIR to a shorter directory"
+        )
 
 
 def _cannot_use(path: Path, error: OSError) -> ConfigError:

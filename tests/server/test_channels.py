@@ -27,6 +27,7 @@ from lightllm_server.channels import (
 )
 from lightllm_server.errors import ChannelError, ConfigError
 from lightllm_server.messages import Abort, ApiToRouter, Codec, EncodeText, Stopped
+from lightllm_server.run_directory import check_path_length
 
 CODEC = Codec[ApiToRouter](ApiToRouter)
 TEXTS = Codec[EncodeText](EncodeText)
@@ -183,13 +184,13 @@ def test_a_run_directory_passes_only_if_all_its_sockets_can_be_bound(sockets, tm
     with TemporaryDirectory(dir="/tmp") as folder:
         longest = Path(folder) / ("x" * (65 - len(folder)))
         longest.mkdir()
-        channels.check_run_dir(longest)
+        check_path_length(longest)
         names = [getattr(channels, name) for name in dir(channels) if "_FROM_" in name]
         assert len(names) == 5
         for name in [*names, channels.tokenize_socket(99_999), channels.rank_socket(99_999)]:
             sockets(Receiver, socket_path(longest, name), CODEC)
         with pytest.raises(ConfigError, match=r"too long for sockets: 108 bytes.*at most 107"):
-            channels.check_run_dir(longest.with_name(longest.name + "y"))
+            check_path_length(longest.with_name(longest.name + "y"))
 
 
 def test_a_path_that_cannot_be_bound_is_named(sockets, tmp_path):
