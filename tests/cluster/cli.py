@@ -151,7 +151,21 @@ def down() -> None:
         _end()
         claim.give_back()
         shutil.rmtree(STATE, ignore_errors=True)
-    say("nothing is left but the cache in " + str(CACHE))
+    say(
+        f"what is left: Debian's packages, and the cache in {CACHE.parent}, "
+        "which `make cache-clean` removes"
+    )
+
+
+def clean_cache() -> None:
+    """Remove what is slow to make: the next `up` builds it again."""
+    machine.check_root()
+    with _locked():
+        if claim.exists():
+            raise ClusterError("a cluster on this machine uses the cache: run `down` first")
+        with step(f"removing {CACHE.parent}"):
+            if CACHE.parent.exists():
+                shutil.rmtree(CACHE.parent)
 
 
 def _delete_pods() -> None:
@@ -216,8 +230,9 @@ def _arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("prepare", help="install and build what `up` needs, and start nothing")
     commands.add_parser("up", help="bring it up; again: repair it, in seconds if all is well")
-    commands.add_parser("down", help="end it and leave nothing behind but the cache")
+    commands.add_parser("down", help="end it; packages and the cache stay")
     commands.add_parser("status", help="what runs; exit code 1 if anything does not")
+    commands.add_parser("clean-cache", help="remove the cache; the next `up` makes it again")
     loader = commands.add_parser(
         "load", help="push an image to the cluster's registry; prints the name for pods"
     )
@@ -240,6 +255,8 @@ def main() -> int:
                 up()
             case "down":
                 down()
+            case "clean-cache":
+                clean_cache()
             case "status":
                 return 0 if status() else 1
             case "load":

@@ -88,7 +88,8 @@ RULES: dict[str, dict[str, Rule]] = {
             ),
         ),
         "set replicas or autoscaling, not both; spec.replicas may come from `kubectl scale`: "
-        'remove it with `kubectl patch lld NAME --type=merge -p \'{"spec":{"replicas":null}}\'`': Rule(
+        "remove it with `kubectl patch lld NAME --type=merge -p "
+        '\'{"spec":{"replicas":null}}\'`': Rule(
             accepted=(spec(replicas=2), spec(autoscaling={"maxReplicas": 2}), spec()),
             refused=(spec(replicas=2, autoscaling={"maxReplicas": 2}),),
         ),
