@@ -62,12 +62,14 @@ def own_cluster() -> Target | None:
     programs = {name: shutil.which(name) for name in ("kubectl", "helm")}
     missing = [name for name, path in programs.items() if path is None]
     if missing:
-        raise DemoError(f"not on PATH: {', '.join(missing)}")
+        raise DemoError(f"not on PATH: {', '.join(missing)}; on a cluster of yours it takes yours")
     operator = os.environ.get(
         "OPERATOR_IMAGE", image.replace("lightllm-server", "lightllm-operator")
     )
     if operator == image:
-        raise DemoError("OPERATOR_IMAGE: must name the operator's image")
+        raise DemoError(
+            f"OPERATOR_IMAGE: must name the operator's image, which IMAGE={image} does not tell"
+        )
     return Target(
         kubectl=str(programs["kubectl"]),
         helm=str(programs["helm"]),

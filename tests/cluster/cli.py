@@ -152,8 +152,8 @@ def down() -> None:
         claim.give_back()
         shutil.rmtree(STATE, ignore_errors=True)
     say(
-        f"what is left: Debian's packages, and the cache in {CACHE.parent}, "
-        "which `make cache-clean` removes"
+        f"what is left: Debian's packages, Go's own caches, and {CACHE.parent}, which "
+        "`make cache-clean` removes"
     )
 
 
