@@ -62,7 +62,9 @@ def own_cluster() -> Target | None:
     programs = {name: shutil.which(name) for name in ("kubectl", "helm")}
     missing = [name for name, path in programs.items() if path is None]
     if missing:
-        raise DemoError(f"not on PATH: {', '.join(missing)}; on a cluster of yours it takes yours")
+        raise DemoError(
+            f"not on PATH: {', '.join(missing)}, which a cluster of your own is reached with"
+        )
     operator = os.environ.get(
         "OPERATOR_IMAGE", image.replace("lightllm-server", "lightllm-operator")
     )
@@ -89,6 +91,7 @@ def local_cluster() -> Target:
     import binaries
     import layout
 
+    os.environ["KUBECACHEDIR"] = str(layout.KUBECTL_CACHE)
     return Target(
         kubectl=str(binaries.program("kubectl")),
         helm=str(binaries.program("helm")),

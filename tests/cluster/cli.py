@@ -38,6 +38,7 @@ from layout import (
     ETCD_CLIENT_PORT,
     ETCD_PEER_PORT,
     KUBECONFIG,
+    KUBECTL_CACHE,
     KUBELET_PORT,
     KUBERNETES_VERSION,
     LOGS,
@@ -246,6 +247,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Exit code 1 with one message where the machine lacks something or a part did not come up."""
     arguments = _arguments()
+    os.environ["KUBECACHEDIR"] = str(KUBECTL_CACHE)
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
     try:
         match arguments.command:

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 CLI = Path(__file__).parents[1] / "cluster" / "cli.py"
 # what the cluster puts on the machine, by where it would show
-OURS = ("KUBE-", "CNI-", "lld0", "lightllm-cluster", "kubepods")
+OURS = ("KUBE-", "CNI-", "cni-loopback-", "lld0", "lightllm-cluster", "kubepods")
 
 
 def cli(command: str) -> None:
@@ -34,6 +34,7 @@ def left_behind() -> list[str]:
     ]
     shown.append(Path("/proc/mounts").read_text(encoding="utf-8"))
     shown += [str(path) for path in Path("/sys/fs/cgroup").glob("*/kubepods")]
+    shown += [str(path) for path in Path("/var/lib/cni").glob("results/*")]
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if "\nState:\tZ" in (process / "status").read_text(encoding="utf-8"):
