@@ -17,10 +17,12 @@ from shell import wait_until
 _POD_LOG_LINKS = Path("/var/log/containers")
 _SHIM_SOCKETS = Path("/run/containerd/s")
 _DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+# where buildah notes which layers a registry has
+BLOB_INFO = Path("/var/lib/containers/cache")
 # what the kubelet and buildah make at places that no setting changes
 _FIXED_PLACES = (
     _DEVICE_PLUGINS,
-    Path("/var/lib/containers/cache"),
+    BLOB_INFO,
     Path("/etc/cni/net.d/cni.lock"),
 )
 
@@ -148,7 +150,7 @@ def remove_fixed(keep: Collection[str]) -> None:
     for place in _FIXED_PLACES:
         if str(place) in keep:
             continue
-        if place.is_dir():
+        if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place, ignore_errors=True)
         else:
             place.unlink(missing_ok=True)

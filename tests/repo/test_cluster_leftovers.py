@@ -23,7 +23,8 @@ def leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     plugins = tmp_path / "kubelet" / "device-plugins"
     monkeypatch.setattr(leftovers, "_SHIM_SOCKETS", tmp_path / "containerd" / "s")
     monkeypatch.setattr(leftovers, "_DEVICE_PLUGINS", plugins)
-    monkeypatch.setattr(leftovers, "_FIXED_PLACES", (plugins, tmp_path / "cni" / "cni.lock"))
+    places = (plugins, tmp_path / "cni" / "cni.lock", tmp_path / "containers" / "cache")
+    monkeypatch.setattr(leftovers, "_FIXED_PLACES", places)
     return leftovers
 
 
@@ -50,19 +51,22 @@ def test_sockets_go_that_nobody_listens_on(leftovers: ModuleType, tmp_path: Path
 def test_what_was_there_before_stays_and_the_rest_goes(
     leftovers: ModuleType, tmp_path: Path
 ) -> None:
-    (tmp_path / "kubelet").mkdir()
+    for name in ("kubelet", "kept"):
+        (tmp_path / name).mkdir()
     before = leftovers.fixed_paths()
     assert str(tmp_path / "kubelet") in before
     (tmp_path / "kubelet" / "device-plugins").mkdir()
     (tmp_path / "kubelet" / "device-plugins" / "checkpoint").touch()
     (tmp_path / "cni").mkdir()
     (tmp_path / "cni" / "cni.lock").touch()
+    (tmp_path / "containers").mkdir()
+    (tmp_path / "containers" / "cache").symlink_to(tmp_path / "kept")
     noted = leftovers.fixed_paths()
     leftovers.remove_fixed(noted)
     assert leftovers.fixed_paths() == noted
     leftovers.remove_fixed(before)
     assert leftovers.fixed_paths() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["kubelet"]
+    assert {path.name for path in tmp_path.iterdir()} == {"kubelet", "kept"}
 
 
 @pytest.mark.slow
