@@ -14,7 +14,7 @@ MODEL_DIR ?= examples/demo-model
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving
+.PHONY: help setup lock format check test test-all serve demo demo-down demo-server bench bench-serving cache-clean
 .PHONY: aot-check gpu-check docs install-yaml golden train-demo-model bench-router bench-autoscaling bench-operator
 .PHONY: cluster-up cluster-down e2e
 
@@ -70,6 +70,9 @@ demo:  ## a real cluster, the operator, a question, load that scales it out and 
 
 demo-down:  ## take back what `demo` made
 	$(PYTHON) scripts/demo/cluster.py --down
+
+cache-clean:  ## remove ~/.cache/lightllm-kubernetes, some 20 GB: the next `demo` builds all of it again (root)
+	$(PYTHON) tests/cluster/cli.py clean-cache
 
 demo-server: setup  ## the server alone on the demo model: ask it three questions
 	$(BIN)/python scripts/demo/server.py --model-dir $(MODEL_DIR)

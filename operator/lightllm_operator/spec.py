@@ -15,6 +15,7 @@ from lightllm_operator.errors import SpecError
 from lightllm_operator.names import ANNOTATION_UPGRADE
 
 __all__ = [
+    "OWNED_OPTIONS",
     "AutoscalingSpec",
     "CacheSpec",
     "DeploymentSpec",
@@ -33,12 +34,25 @@ __all__ = [
 
 Object = Mapping[str, Any]
 
-# options that the operator sets from other fields
-_OWNED_OPTIONS = (
-    *("model-dir", "host", "port", "metrics-port", "tp", "device", "dtype", "kv-dtype"),
-    *("mem-fraction", "served-model-name", "drain-delay", "drain-time", "api-key-file"),
-    *("max-req-total-len", "log-format", "config"),
-)
+# options that the operator sets itself, and what to do instead
+OWNED_OPTIONS = {
+    "model-dir": "set spec.model.uri",
+    "host": "pods listen on all addresses; leave it out",
+    "port": "pods listen on 8000; set spec.service.port for the Service's",
+    "metrics-port": "pods listen on 8001; leave it out",
+    "tp": "set spec.tensorParallelSize",
+    "device": "set spec.gpu.count, 0 for the CPU",
+    "dtype": "set spec.model.dtype",
+    "kv-dtype": "set spec.kvCache.dtype",
+    "mem-fraction": "set spec.kvCache.memoryPercent",
+    "served-model-name": "set spec.model.servedName",
+    "drain-delay": "it fits the Service's endpoints; leave it out",
+    "drain-time": "set spec.drainTimeoutSeconds",
+    "api-key-file": "set spec.apiKeySecretRef",
+    "max-req-total-len": "set spec.model.maxLength",
+    "log-format": "pods log JSON; leave it out",
+    "config": "give each option in spec.extraArgs",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,9 +258,10 @@ def check(spec: DeploymentSpec) -> None:
         raise SpecError("spec.model.uri", f"got {spec.model.uri!r}, `..` is not allowed")
     for index, argument in enumerate(spec.extra_args):
         option = argument.removeprefix("--").partition("=")[0].replace("_", "-")
-        if argument.startswith("--") and option in _OWNED_OPTIONS:
+        if argument.startswith("--") and option in OWNED_OPTIONS:
             raise SpecError(
-                f"spec.extraArgs[{index}]", f"got --{option}, which the operator sets itself"
+                f"spec.extraArgs[{index}]",
+                f"got --{option}, which the operator sets itself: {OWNED_OPTIONS[option]}",
             )
 
 

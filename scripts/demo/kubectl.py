@@ -62,12 +62,16 @@ def own_cluster() -> Target | None:
     programs = {name: shutil.which(name) for name in ("kubectl", "helm")}
     missing = [name for name, path in programs.items() if path is None]
     if missing:
-        raise DemoError(f"not on PATH: {', '.join(missing)}")
+        raise DemoError(
+            f"not on PATH: {', '.join(missing)}, which a cluster of your own is reached with"
+        )
     operator = os.environ.get(
         "OPERATOR_IMAGE", image.replace("lightllm-server", "lightllm-operator")
     )
     if operator == image:
-        raise DemoError("OPERATOR_IMAGE: must name the operator's image")
+        raise DemoError(
+            f"OPERATOR_IMAGE: must name the operator's image, which IMAGE={image} does not tell"
+        )
     return Target(
         kubectl=str(programs["kubectl"]),
         helm=str(programs["helm"]),
@@ -87,6 +91,7 @@ def local_cluster() -> Target:
     import binaries
     import layout
 
+    os.environ["KUBECACHEDIR"] = str(layout.KUBECTL_CACHE)
     return Target(
         kubectl=str(binaries.program("kubectl")),
         helm=str(binaries.program("helm")),

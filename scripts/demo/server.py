@@ -6,6 +6,7 @@ It is the real multi-process engine; beyond the model it gets only a free port a
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import subprocess
@@ -39,8 +40,15 @@ def wait_until_ready(client: Client, server: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
+def _bold(text: str) -> str:
+    """On a terminal, unless NO_COLOR (no-color.org) is set."""
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        return f"\033[1m{text}\033[0m"
+    return text
+
+
 def ask(client: Client, question: str) -> None:
-    print(f"\n\033[1m> {question}\033[0m", flush=True)
+    print(f"\n{_bold(f'> {question}')}", flush=True)
     began = time.monotonic()
     first = None
     for piece in client.stream_chat(question, max_new_tokens=128):

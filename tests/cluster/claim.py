@@ -47,7 +47,7 @@ def take() -> None:
             "settings": {name: _read(name) for name in _SETTINGS if _file(name).exists()},
             "chains": firewall.chains(),
             "netns": sorted(netns()),
-            "folders": [str(each) for each in leftovers.FIXED_FOLDERS if each.exists()],
+            "paths": leftovers.fixed_paths(),
         }
         temporary = _BEFORE.with_suffix(".new")
         temporary.write_text(json.dumps(before), encoding="utf-8")
@@ -67,9 +67,9 @@ def exists() -> bool:
 
 
 def give_back() -> None:
-    """The machine's settings and folders as they were, and no claim."""
+    """The machine's settings and paths as they were, and no claim."""
     if _BEFORE.exists():
-        leftovers.remove_fixed_folders(_noted()["folders"])
+        leftovers.remove_fixed(_noted()["paths"])
     for name, value in _noted().get("settings", {}).items():
         if _read(name) != value:
             _file(name).write_text(value, encoding="ascii")

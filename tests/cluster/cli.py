@@ -38,6 +38,7 @@ from layout import (
     ETCD_CLIENT_PORT,
     ETCD_PEER_PORT,
     KUBECONFIG,
+    KUBECTL_CACHE,
     KUBELET_PORT,
     KUBERNETES_VERSION,
     LOGS,
@@ -151,7 +152,21 @@ def down() -> None:
         _end()
         claim.give_back()
         shutil.rmtree(STATE, ignore_errors=True)
-    say("nothing is left but the cache in " + str(CACHE))
+    say(
+        f"what is left: Debian's packages, Go's own caches, and {CACHE.parent}, which "
+        "`make cache-clean` removes"
+    )
+
+
+def clean_cache() -> None:
+    """Remove what is slow to make: the next `up` builds it again."""
+    machine.check_root()
+    with _locked():
+        if claim.exists():
+            raise ClusterError("a cluster on this machine uses the cache: run `down` first")
+        with step(f"removing {CACHE.parent}"):
+            if CACHE.parent.exists():
+                shutil.rmtree(CACHE.parent)
 
 
 def _delete_pods() -> None:
@@ -216,8 +231,9 @@ def _arguments() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("prepare", help="install and build what `up` needs, and start nothing")
     commands.add_parser("up", help="bring it up; again: repair it, in seconds if all is well")
-    commands.add_parser("down", help="end it and leave nothing behind but the cache")
+    commands.add_parser("down", help="end it; packages and the cache stay")
     commands.add_parser("status", help="what runs; exit code 1 if anything does not")
+    commands.add_parser("clean-cache", help="remove the cache; the next `up` makes it again")
     loader = commands.add_parser(
         "load", help="push an image to the cluster's registry; prints the name for pods"
     )
@@ -231,6 +247,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Exit code 1 with one message where the machine lacks something or a part did not come up."""
     arguments = _arguments()
+    os.environ["KUBECACHEDIR"] = str(KUBECTL_CACHE)
     os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
     try:
         match arguments.command:
@@ -240,6 +257,8 @@ def main() -> int:
                 up()
             case "down":
                 down()
+            case "clean-cache":
+                clean_cache()
             case "status":
                 return 0 if status() else 1
             case "load":

@@ -22,7 +22,7 @@ LABELS = {
 
 def add() -> None:
     """Set the node's capacity and labels; the kubelet keeps both over its restarts."""
-    with step(f"{NUM_GPUS} GPUs on the node"):
+    with step(f"{NUM_GPUS} GPUs on the node, in name only: pods that get them run on the CPU"):
         patch = [{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(NUM_GPUS)}]
         kubectl(
             "patch", "node", NODE, "--subresource=status", "--type=json", f"-p={json.dumps(patch)}"

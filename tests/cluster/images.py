@@ -14,7 +14,8 @@ from urllib.request import ProxyHandler, build_opener
 
 import binaries
 import daemons
-from layout import CACHE, CHECKOUT, CONFIG, REGISTRY, RUN
+import leftovers
+from layout import CACHE, CHECKOUT, CONFIG, DATA, REGISTRY, RUN
 from shell import run, step, wait_until
 
 REGISTRY_DAEMON = "registry"
@@ -32,25 +33,40 @@ http: {{addr: {REGISTRY}}}
 """
 # no isolation by namespaces or cgroups, which a container as the host may refuse
 _ENVIRONMENT = {"BUILDAH_ISOLATION": "chroot", "STORAGE_DRIVER": "overlay"}
+_SCRATCH = DATA / "scratch"
 _CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def buildah(*arguments: str | Path) -> str:
     """buildah over storage in the cache; raises ClusterError."""
     root, state = str(CACHE / "buildah" / "root"), str(RUN / "buildah")
+    # a push that is killed leaves gigabytes there
+    _SCRATCH.mkdir(parents=True, exist_ok=True)
     return run(
         ["buildah", "--root", root, "--runroot", state, *arguments],
-        env={**os.environ, **_ENVIRONMENT},
+        env={**os.environ, **_ENVIRONMENT, "TMPDIR": str(_SCRATCH)},
     )
 
 
 def start_registry() -> None:
     """A registry on loopback; what it holds outlasts the cluster."""
     with step("registry"):
+        _keep_blob_info()
         config = CONFIG / "registry.yaml"
         config.write_text(_REGISTRY_CONFIG, encoding="utf-8")
         daemons.start(REGISTRY_DAEMON, ["docker-registry", "serve", config])
         wait_until(_registry_answers, 20, "the registry answers")
+
+
+def _keep_blob_info() -> None:
+    """In our cache, unless the machine has its own: without it a push compresses every layer, only
+    to find that the registry has it."""
+    kept = CACHE / "blob-info"
+    kept.mkdir(parents=True, exist_ok=True)
+    if not leftovers.BLOB_INFO.exists():
+        leftovers.BLOB_INFO.unlink(missing_ok=True)
+        leftovers.BLOB_INFO.parent.mkdir(parents=True, exist_ok=True)
+        leftovers.BLOB_INFO.symlink_to(kept)
 
 
 def _registry_answers() -> bool:

@@ -19,6 +19,8 @@ KUBECONFIG = STATE / "kubeconfig"
 
 # sockets, whose paths must be short, and what no reboot survives
 RUN = Path("/run") / NAME
+# kubectl's and helm's, by KUBECACHEDIR; else they fill the user's
+KUBECTL_CACHE = RUN / "kubectl"
 # outside the checkout: whoever deletes that must still find the processes
 PIDS = RUN / "pids"
 # what etcd, the kubelet and the volumes hold; gone after `down`

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -13,9 +14,17 @@ from pathlib import Path
 from layout import CACHE, DATA, MARK, RUN
 from shell import wait_until
 
-_TASKS = RUN / "containerd" / "io.containerd.runtime.v2.task" / "k8s.io"
 _POD_LOG_LINKS = Path("/var/log/containers")
-FIXED_FOLDERS = (Path("/var/lib/kubelet/device-plugins"), Path("/var/lib/containers/cache"))
+_SHIM_SOCKETS = Path("/run/containerd/s")
+_DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+# where buildah notes which layers a registry has
+BLOB_INFO = Path("/var/lib/containers/cache")
+# what the kubelet and buildah make at places that no setting changes
+_FIXED_PLACES = (
+    _DEVICE_PLUGINS,
+    BLOB_INFO,
+    Path("/etc/cni/net.d/cni.lock"),
+)
 
 
 def clean() -> None:
@@ -27,7 +36,7 @@ def clean() -> None:
         for mount in reversed(_mounts_under(folder)):
             subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
     _remove_cgroups()
-    _remove_shim_sockets()
+    _remove_dead_sockets()
     _remove_log_links()
     shutil.rmtree(RUN, ignore_errors=True)
     for entry in DATA.iterdir() if DATA.exists() else ():
@@ -103,23 +112,53 @@ def _remove_cgroups() -> None:
                 folder.rmdir()
 
 
-def _remove_shim_sockets() -> None:
-    """containerd keeps its shims' sockets in a folder that is not configurable."""
-    for address in _TASKS.glob("*/address"):
-        socket = Path(address.read_text(encoding="utf-8").strip().removeprefix("unix://"))
-        socket.unlink(missing_ok=True)
-        with suppress(OSError):
-            socket.parent.rmdir()
-            socket.parent.parent.rmdir()
+def dead_sockets() -> list[Path]:
+    """Of shims and a kubelet, in folders that no setting changes. Those that are listened on are
+    another containerd's."""
+    paths = (*_SHIM_SOCKETS.glob("*"), _DEVICE_PLUGINS / "kubelet.sock")
+    return [path for path in paths if path.is_socket() and not _is_listened_on(path)]
 
 
-def remove_fixed_folders(keep: Collection[str]) -> None:
-    """What the kubelet and buildah make at places that no setting changes, but those in `keep`."""
-    for folder in FIXED_FOLDERS:
-        if str(folder) not in keep:
-            shutil.rmtree(folder, ignore_errors=True)
+def _remove_dead_sockets() -> None:
+    for path in dead_sockets():
+        path.unlink()
+    with suppress(OSError):
+        _SHIM_SOCKETS.rmdir()
+        _SHIM_SOCKETS.parent.rmdir()
+
+
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def fixed_paths() -> list[str]:
+    """What is there now of the places that no setting changes, and of the folders they are in."""
+    paths = [path for place in _FIXED_PLACES for path in (place, *place.parents)]
+    return sorted({str(path) for path in paths if path.exists()})
+
+
+def remove_fixed(keep: Collection[str]) -> None:
+    """Those of `fixed_paths` that are not in `keep`; folders only if they are empty then."""
+    for place in _FIXED_PLACES:
+        if str(place) in keep:
+            continue
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+        for folder in place.parents:
+            if str(folder) in keep:
+                break
             with suppress(OSError):
-                folder.parent.rmdir()
+                folder.rmdir()
 
 
 def _remove_log_links() -> None:

@@ -60,8 +60,18 @@ def down() -> None:
         if name.startswith("cni-"):
             run(["ip", "netns", "delete", name])
     firewall.clean(before["chains"])
-    for entry in _CNI_RESULTS.glob(f"{BRIDGE}-*"):
-        entry.unlink()
+    for entry in (*_CNI_RESULTS.glob(f"{BRIDGE}-*"), *_CNI_RESULTS.glob("cni-loopback-*")):
+        if entry.name.startswith(BRIDGE) or not _has_namespace(entry):
+            entry.unlink()
     with suppress(OSError):
         _CNI_RESULTS.rmdir()
         _CNI_RESULTS.parent.rmdir()
+
+
+def _has_namespace(result: Path) -> bool:
+    """Whether the pod of a noted result may be there: loopbacks do not name their network."""
+    try:
+        interfaces = json.loads(result.read_text(encoding="utf-8"))["result"]["interfaces"]
+        return any(Path(each["sandbox"]).exists() for each in interfaces)
+    except (OSError, ValueError, KeyError, TypeError):
+        return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -156,6 +158,21 @@ def test_an_autoscaled_resource_refuses_scale(rest: Rest, path: str) -> None:
     answer = rest("PATCH", f"{path}/demo/scale", patch, content_type=MERGE)
     assert answer.status == 422
     assert "set replicas or autoscaling, not both" in answer.message
+
+
+def test_a_scaled_resource_is_autoscaled_again_by_what_the_refusal_says(
+    rest: Rest, path: str
+) -> None:
+    create(rest, path)
+    by_scale = {"spec": {"replicas": 2}}
+    rest("PATCH", f"{path}/demo/scale", by_scale, content_type=MERGE).expect(200)
+    manifest = {"spec": {"autoscaling": {"maxReplicas": 3}}}
+    refused = rest("PATCH", f"{path}/demo", manifest, content_type=MERGE)
+    assert refused.status == 422
+    [removal] = re.findall(r"kubectl patch lld NAME --type=merge -p '(.+?)'", refused.message)
+    rest("PATCH", f"{path}/demo", json.loads(removal), content_type=MERGE).expect(200)
+    body = rest("PATCH", f"{path}/demo", manifest, content_type=MERGE).expect(200)
+    assert "replicas" not in body["spec"]
 
 
 def test_scale_keeps_the_bounds(rest: Rest, path: str) -> None:

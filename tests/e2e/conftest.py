@@ -26,7 +26,9 @@ def programs() -> tuple[Path, Path]:
     if os.geteuid() != 0:
         pytest.skip("a kubelet needs root")
     import binaries
+    import layout
 
+    os.environ["KUBECACHEDIR"] = str(layout.KUBECTL_CACHE)
     cluster = [sys.executable, CHECKOUT / "tests/cluster/cli.py"]
     subprocess.run([*cluster, "up"], check=True)
     for target in ("operator", "server"):

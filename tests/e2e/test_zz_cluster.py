@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 CLI = Path(__file__).parents[1] / "cluster" / "cli.py"
 # what the cluster puts on the machine, by where it would show
-OURS = ("KUBE-", "CNI-", "lld0", "lightllm-cluster", "kubepods")
+OURS = ("KUBE-", "CNI-", "cni-loopback-", "lld0", "lightllm-cluster", "kubepods")
 
 
 def cli(command: str) -> None:
@@ -26,13 +26,15 @@ def cli(command: str) -> None:
 
 
 def left_behind() -> list[str]:
-    """Lines about interfaces, rules, mounts, control groups and processes that name ours."""
+    """Lines about interfaces, rules, mounts, control groups and processes that name ours, and
+    sockets of a kubelet or a containerd that do not run."""
     shown = [
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for command in (["ip", "link"], ["iptables-save"], ["ip", "netns"])
     ]
     shown.append(Path("/proc/mounts").read_text(encoding="utf-8"))
     shown += [str(path) for path in Path("/sys/fs/cgroup").glob("*/kubepods")]
+    shown += [str(path) for path in Path("/var/lib/cni").glob("results/*")]
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if "\nState:\tZ" in (process / "status").read_text(encoding="utf-8"):
@@ -42,8 +44,11 @@ def left_behind() -> list[str]:
             shown.append((process / "cgroup").read_text(encoding="utf-8"))
         except (FileNotFoundError, ProcessLookupError):
             continue
+    import leftovers
+
     lines = [line for text in shown for line in text.splitlines()]
-    return [line for line in lines if any(name in line for name in OURS) and "pytest" not in line]
+    ours = [line for line in lines if any(name in line for name in OURS) and "pytest" not in line]
+    return [*ours, *map(str, leftovers.dead_sockets())]
 
 
 def test_killed_parts_come_back(kube):
@@ -72,6 +77,10 @@ def test_an_up_that_was_killed_leaves_nothing_after_down():
 
 
 def test_what_was_ended_comes_up_again():
+    import leftovers
+
+    before = leftovers.fixed_paths()
     cli("up")
     cli("down")
     assert left_behind() == []
+    assert leftovers.fixed_paths() == before

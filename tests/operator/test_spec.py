@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lightllm_operator.errors import SpecError
-from lightllm_operator.spec import CacheSpec, SecretKey, parse
+from lightllm_operator.spec import OWNED_OPTIONS, CacheSpec, SecretKey, parse
 from operator_objects import resource, spec_of
 from spec_fields import FIELDS
 
@@ -99,6 +100,19 @@ def test_options_that_the_operator_owns_are_refused(argument):
     option = argument[2:].partition("=")[0].replace("_", "-")
     with pytest.raises(SpecError, match=rf"spec.extraArgs\[1\]: got --{option},"):
         spec_of(extraArgs=["--max-n=2", argument])
+
+
+@pytest.mark.parametrize("option", sorted(OWNED_OPTIONS))
+def test_a_refused_option_names_what_to_do_instead(option):
+    with pytest.raises(SpecError, match=f"got --{option},") as refused:
+        spec_of(extraArgs=[f"--{option}=1"])
+    *_, advice = str(refused.value).partition("itself: ")
+    fields = re.findall(r"spec\.([\w.]+)", advice)
+    assert fields or advice.endswith("; leave it out")
+    for field in fields:
+        node = schema()
+        for name in field.split("."):
+            node = node["properties"][name]
 
 
 def test_a_path_does_not_leave_its_claim():

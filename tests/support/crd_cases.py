@@ -87,7 +87,9 @@ RULES: dict[str, dict[str, Rule]] = {
                 _cached(size="2Gi", storageClassName="a", accessMode="ReadWriteOnce"),
             ),
         ),
-        "set replicas or autoscaling, not both": Rule(
+        "set replicas or autoscaling, not both; spec.replicas may come from `kubectl scale`: "
+        "remove it with `kubectl patch lld NAME --type=merge -p "
+        '\'{"spec":{"replicas":null}}\'`': Rule(
             accepted=(spec(replicas=2), spec(autoscaling={"maxReplicas": 2}), spec()),
             refused=(spec(replicas=2, autoscaling={"maxReplicas": 2}),),
         ),
@@ -119,7 +121,8 @@ RULES: dict[str, dict[str, Rule]] = {
             accepted=tuple(map(_model, (HUB, S3, "pvc://claim/a/b", "file:///a"))),
             refused=tuple(map(_model, ("http://host/a", "/models/a", "file:///a b", "pvc://"))),
         ),
-        "a uri of the hub must be hf://org/name": Rule(
+        "a uri of the hub must be hf://org/name, or hf://name for a model without an "
+        "organisation": Rule(
             accepted=(_model("hf://org/name-1.0_a"), _model("hf://name")),
             refused=(_model("hf://org/name/more"), _model("hf://org/na+me"), _model("hf:///name")),
         ),

@@ -13,6 +13,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
+from lightllm_server.api.fields import UNSUPPORTED
 from lightllm_server.errors import OverloadedError, RequestError
 
 __all__ = ["BodyBudget", "describe", "discard_body", "parse", "read_body"]
@@ -30,6 +31,12 @@ _MAX_SHOWN_CHARS = 40
 _SPARE_ITEMS = 2**17
 _SPARE_FIELDS = 2**15
 _MAX_ERRORS = 1000
+# of an error's type, OpenAI's name where it has one
+_CODES = {
+    "extra_forbidden": "unknown_field",
+    "missing": "missing_field",
+    UNSUPPORTED: "unsupported_parameter",
+}
 
 
 class BodyBudget:
@@ -165,10 +172,8 @@ def _as_request_error(error: ValidationError) -> RequestError:
     lines = [_line(problem) for problem in problems[:3]]
     if len(problems) > len(lines):
         lines.append(f"and {len(problems) - len(lines)} more")
-    code = {"extra_forbidden": "unknown_field", "missing": "missing_field"}.get(first["type"])
-    return RequestError(
-        "; ".join(lines), field=_path(first["loc"]) or None, code=code or "invalid_value"
-    )
+    code = _CODES.get(first["type"], "invalid_value")
+    return RequestError("; ".join(lines), field=_path(first["loc"]) or None, code=code)
 
 
 def _line(problem: Any) -> str:
@@ -177,6 +182,8 @@ def _line(problem: Any) -> str:
         return f"{field}: unknown or unsupported field"
     if problem["type"] == "missing":
         return f"{field}: is required"
+    if problem["type"] == UNSUPPORTED:
+        return f"{field}: {problem['msg']}"
     says = problem["msg"].removeprefix("Value error, ").replace("Input should ", "must ", 1)
     return f"{field}: {says}, got {describe(problem['input'])}"
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 __all__ = [
     "MAX_TEXT_CHARS",
+    "UNSUPPORTED",
     "Frequency",
     "Label",
     "LogitBias",
@@ -33,6 +35,8 @@ __all__ = [
     "Unsupported",
 ]
 
+# the type of error of a field that is known and not supported
+UNSUPPORTED = "unsupported"
 # a ceiling for the schema; the prompt limit of `prompts.py` is what refuses in practice
 MAX_TEXT_CHARS = 2**30
 _MAX_TOKENS = 2**24
@@ -70,9 +74,18 @@ Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16),
 ]
+
+
+def _refuse_value(value: Any) -> Any:
+    if value is None or value == []:
+        return value
+    raise PydanticCustomError(UNSUPPORTED, "not supported by this server, leave it out")
+
+
 # a field that is known and not supported: only null and [] may be given
 Unsupported = Annotated[
     Annotated[list[None], Field(max_length=0)] | None,
+    BeforeValidator(_refuse_value),
     Field(description="Not supported by this server."),
 ]
 

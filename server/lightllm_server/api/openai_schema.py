@@ -132,10 +132,11 @@ class ChatRequest(OpenAiSampling):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: TextFormat | None = None
-    tool_choice: Literal["none"] | None = None
-    parallel_tool_calls: bool | None = None
+    # before their choices: the first error is the one that is named
     tools: Unsupported = None
     functions: Unsupported = None
+    tool_choice: Literal["none"] | None = None
+    parallel_tool_calls: bool | None = None
     function_call: Literal["none"] | None = None
     modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
     audio: Unsupported = None
