@@ -62,6 +62,8 @@ def _setup(key: ConfigKey, device: torch.device, *, tiny: bool) -> Any:
             rows=1 if tiny else 32,
             shortest=length,
             longest=length,
+            # the bound by which recorded steps choose their splits
+            max_request_len=4 * length,
             layers=1 if tiny else 4,
             dtype=dtype,
             **shape,
