@@ -141,24 +141,28 @@ def test_a_case_that_fails_midway_keeps_its_figures(load, capsys):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "logprobs", "ties"),
+    ("tokens", "logprobs", "wrong"),
     [
-        ([1, 2, 3], [-0.1, -0.2, -0.3], 0),
+        ([1, 2, 3], [-0.1, -0.2, -0.3], None),
         # as likely as the other: what follows is another text
-        ([1, 5, 9], [-0.1, -0.2004, -2.0], 1),
-        ([1, 5, 3], [-0.1, -0.3, -0.3], None),
-        ([1, 5, 3], [-0.1, float("nan"), -0.3], None),
+        ([1, 5, 9], [-0.1, -0.2004, -2.0], None),
+        ([1, 5, 3], [-0.1, -0.3, -0.3], "output 1: another token, 1.0e-01 apart"),
+        ([1, 2, 3], [-0.1, -0.2, -0.4], "output 2: the same token, 1.0e-01 apart"),
+        ([1, 5, 3], [-0.1, float("nan"), -0.3], "output 1: another token, nan apart"),
+        ([5, 2, 3], [-0.1, -0.2, -0.3], "only 1 of 3 tokens before a tie"),
+        ([1, 2], [-0.1, -0.2], "2 tokens"),
     ],
 )
-def test_other_tokens_are_forgiven_where_two_were_equally_likely(load, tokens, logprobs, ties):
-    same = load("engine_cases").same_but_for_ties
+def test_other_tokens_are_forgiven_where_two_were_equally_likely(load, tokens, logprobs, wrong):
+    agree = load("agreement").agree
     wanted = SimpleNamespace(tokens={1: {0: [1, 2, 3]}}, logprobs={1: {0: [-0.1, -0.2, -0.3]}})
     got = SimpleNamespace(tokens={1: {0: tokens}}, logprobs={1: {0: logprobs}})
-    if ties is None:
-        with pytest.raises(AssertionError, match="other tokens for prompt 1 from 1 on"):
-            same(got, wanted, 1e-3)
+    if wrong:
+        with pytest.raises(AssertionError, match=wrong):
+            agree(got, wanted, 1e-3)
     else:
-        assert same(got, wanted, 1e-3) == {"prompts_that_ended_in_a_tie": ties}
+        ties = int(tokens != [1, 2, 3])
+        assert agree(got, wanted, 1e-3)["prompts_that_ended_in_a_tie"] == ties
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
