@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from accuracy import require_close
 from device_time import median_ms
 from measure import require_passing, row_of
 from sdpa_peers import sdpa_ms
@@ -120,8 +121,7 @@ class Setup:
             self.make_batch([case.chunks - 1]),
             scale=case.dim**-0.5,
         )
-        error = float((self.out[-case.length :, :heads].float() - expected.float()).abs().max())
-        assert error < 0.05, f"{case.name}: off by {error}"
+        require_close(self.out[-case.length :, :heads], expected, case.dtype)
 
     def peers_ms(self, repeats: int) -> dict[str, float]:
         case = self.case

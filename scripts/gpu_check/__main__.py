@@ -19,7 +19,13 @@ from supervise import NO_LIMITS, Limits, Stage
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("kernels", "engine", "bench")
-PATHS = ("kernels", "server", "benchmarks/serving", "benchmarks/workloads")
+PATHS = (
+    "kernels",
+    "server",
+    "benchmarks/serving",
+    "benchmarks/workloads",
+    "benchmarks/kernels",
+)
 
 
 def main() -> int:

@@ -1,4 +1,6 @@
-"""What the engine promises, on the demo model in float32: equal tokens however the work is done."""
+"""What the engine promises, on the demo model: equal tokens however the work is done. In float32,
+and in both half precisions, whose attention takes the shipped table of block sizes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from agreement import agree
 from cases import Case, Figures
 from model_dirs import TINY, write_model_dir
 from serving import Serving, make_runner
@@ -17,23 +20,26 @@ from lightllm_kernels.triton_launch import triton_everywhere
 from lightllm_server.router import admission
 
 DEMO_MODEL = Path(__file__).parents[2] / "examples" / "demo-model"
-# where the two best logits are closer than this, rounding may decide
-MARGIN = 1e-3
-# and where a rounding may also have moved a stored int8 by one
-INT8_MARGIN = 1e-2
+# what another order of additions changes in a logprob: about three times what the CPU shows
+MARGIN = {"float32": 1e-3, "bfloat16": 0.15, "float16": 0.02}
+# and an int8 KV pool beside the model's own dtype
+INT8_ERROR = 0.1
 WARM_STEPS = 10
 
 
 class EngineCases:
-    def __init__(self, device: torch.device, *, tiny: bool) -> None:
-        self.device, self.tiny = device, tiny
+    """One dtype's cases."""
+
+    def __init__(self, device: torch.device, dtype: str, *, tiny: bool) -> None:
+        self.device, self.dtype, self.tiny = device, dtype, tiny
+        self.margin = MARGIN[dtype]
         self.outputs = 6 if tiny else 64
         rng = random.Random(0)
         lengths = (3, 9, 20) if tiny else (1, 7, 40, 200, 23, 23, 64, 5)
         self.prompts = [tuple(rng.randrange(3, 400) for _ in range(n)) for n in lengths]
 
     def _runner(self, **options: Any) -> Any:
-        options = {"dtype": "float32", "kv_dtype": "model", "max_total_token_num": 4096, **options}
+        options = {"dtype": self.dtype, "kv_dtype": "model", "max_total_token_num": 4096, **options}
         return make_runner(
             DEMO_MODEL, self.device, running_max_req_size=32, batch_max_tokens=128, **options
         )
@@ -43,12 +49,18 @@ class EngineCases:
         return self._runner()
 
     @cached_property
+    def runner_without_graphs(self) -> Any:
+        return self._runner(disable_cudagraph=True)
+
+    @cached_property
     def greedy(self) -> Serving:
         return self._greedy(self.runner)
 
     def _greedy(self, runner: Any) -> Serving:
-        serving = Serving(runner)
-        serving.generate(self.prompts, max_new_tokens=self.outputs)
+        return self._generate(Serving(runner))
+
+    def _generate(self, serving: Serving, **sampling: Any) -> Serving:
+        serving.generate(self.prompts, max_new_tokens=self.outputs, **sampling)
         return serving
 
     @property
@@ -69,7 +81,7 @@ class EngineCases:
             for ours, theirs, values in zip(
                 ids, best.indices[:, 0].tolist(), best.values.tolist(), strict=True
             ):
-                if values[0] - values[1] < MARGIN:
+                if values[0] - values[1] < self.margin:
                     break
                 if ours != theirs:
                     raise AssertionError(
@@ -83,15 +95,7 @@ class EngineCases:
         return {"tokens": certain_tokens}
 
     def graphs_off(self) -> Figures:
-        return same_but_for_ties(
-            self._greedy(self._runner(disable_cudagraph=True)), self.greedy, MARGIN
-        )
-
-    def same(self, serving: Serving, wanted: list[list[int]], **sampling: Any) -> None:
-        got = serving.generate(self.prompts, max_new_tokens=self.outputs, **sampling)
-        if got != wanted:
-            differing = [i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b]
-            raise AssertionError(f"other tokens for the prompts {differing}")
+        return agree(self._greedy(self.runner_without_graphs), self.greedy, self.margin)
 
     def graphs_off_sampled(self) -> Figures:
         sampling = {
@@ -101,19 +105,22 @@ class EngineCases:
             "seed": 3,
             "repetition_penalty": 1.1,
         }
-        wanted = Serving(self.runner).generate(
-            self.prompts, max_new_tokens=self.outputs, **sampling
+        wanted, got = (
+            self._generate(Serving(runner), **sampling).tokens
+            for runner in (self.runner, self.runner_without_graphs)
         )
-        self.same(Serving(self._runner(disable_cudagraph=True)), wanted, **sampling)
+        if got != wanted:
+            differing = [request for request in wanted if got[request] != wanted[request]]
+            raise AssertionError(f"other tokens for the prompts {differing}")
         return {}
 
     def prefix_hit(self) -> Figures:
-        serving = Serving(self.runner)
-        for _ in range(2):
-            self.same(serving, self.wanted)
-        if not serving.scheduler.prefix_hit_tokens_total:
+        serving = self._greedy(self.runner)
+        figures = agree(self._generate(serving), self.greedy, self.margin)
+        hits = serving.scheduler.prefix_hit_tokens_total
+        if not hits:
             raise AssertionError("no prefix was hit")
-        return {"hit_tokens": serving.scheduler.prefix_hit_tokens_total}
+        return {**figures, "hit_tokens": hits}
 
     def preemption(self) -> Figures:
         longest = max(map(len, self.prompts)) + self.outputs
@@ -123,25 +130,21 @@ class EngineCases:
         policy = admission.EfficientAdmission(expected_new_tokens=1)
         # with `ignore_eos` the lengths would be known
         sampling = {"ignore_eos": False, "min_new_tokens": self.outputs}
-        wanted = Serving(self.runner).generate(
-            self.prompts, max_new_tokens=self.outputs, **sampling
-        )
-        serving = Serving(self.runner, num_slots=slots, policy=policy, prefix_cache=False)
-        self.same(serving, wanted, **sampling)
-        if not serving.scheduler.preempted_total:
+        wanted = self._generate(Serving(self.runner), **sampling)
+        short = Serving(self.runner, num_slots=slots, policy=policy, prefix_cache=False)
+        figures = agree(self._generate(short, **sampling), wanted, self.margin)
+        preempted = short.scheduler.preempted_total
+        if not preempted:
             raise AssertionError("nothing was preempted")
-        return {"preempted": serving.scheduler.preempted_total}
+        return {**figures, "preempted": preempted}
 
     def int8_kv(self) -> Figures:
+        """Graphs on and off agree, and both with the model's own KV dtype within a bound."""
         on = self._greedy(self._runner(kv_dtype="int8"))
         off = self._greedy(self._runner(kv_dtype="int8", disable_cudagraph=True))
-        figures = same_but_for_ties(off, on, INT8_MARGIN)
-        pairs = zip((choices[0] for choices in on.tokens.values()), self.wanted, strict=True)
-        equal = sum(a == b for ours, theirs in pairs for a, b in zip(ours, theirs, strict=True))
-        share = equal / (self.outputs * len(self.prompts))
-        if share < 0.3:
-            raise AssertionError(f"{share:.0%} of the tokens are those of the model's own KV dtype")
-        return {**figures, "share_of_equal_tokens": round(share, 3)}
+        # a rounding may have moved a stored number by one
+        agree(off, on, 2 * self.margin)
+        return agree(on, self.greedy, self.margin + INT8_ERROR)
 
     def n_samples(self) -> Figures:
         sampling = {"max_new_tokens": self.outputs, "temperature": 1.0, "seed": 5}
@@ -175,41 +178,8 @@ class EngineCases:
             serving.finish()
         return {"steps": 2 * steps}
 
-    def half_precision(self) -> Figures:
-        """The model runs in both half precisions; how long tokens stay those of float32."""
-        figures = {}
-        for dtype in ("bfloat16", "float16"):
-            ids = Serving(self._runner(dtype=dtype)).generate(
-                self.prompts, max_new_tokens=self.outputs
-            )
-            equal = sum(
-                a == b
-                for x, y in zip(ids, self.wanted, strict=True)
-                for a, b in zip(x, y, strict=True)
-            )
-            figures[dtype] = round(equal / (self.outputs * len(self.prompts)), 3)
-            if figures[dtype] < 0.3:
-                raise AssertionError(
-                    f"{dtype}: {figures[dtype]:.0%} of the tokens are those of float32"
-                )
-        return figures
-
-
-def same_but_for_ties(got: Serving, wanted: Serving, margin: float) -> Figures:
-    """Fails unless the greedy tokens are the same up to one whose logprob in both is within
-    `margin`: there another order of additions chose between two best tokens.
-    """
-    ties = 0
-    for request, choices in wanted.tokens.items():
-        pairs = zip(got.tokens[request][0], choices[0], strict=True)
-        index = next((i for i, (ours, theirs) in enumerate(pairs) if ours != theirs), None)
-        if index is None:
-            continue
-        ties += 1
-        apart = abs(got.logprobs[request][0][index] - wanted.logprobs[request][0][index])
-        if not apart <= margin:
-            raise AssertionError(f"other tokens for prompt {request} from {index} on: {apart:.1e}")
-    return {"prompts_that_ended_in_a_tie": ties}
+    def agrees_with(self, other: EngineCases) -> Figures:
+        return agree(self.greedy, other.greedy, self.margin)
 
 
 def triton_replays() -> Figures:
@@ -232,18 +202,24 @@ def triton_replays() -> Figures:
 
 
 def make_cases(device: torch.device, *, tiny: bool) -> list[Case]:
-    engine = EngineCases(device, tiny=tiny)
+    exact, bfloat16, float16 = (EngineCases(device, dtype, tiny=tiny) for dtype in MARGIN)
     cases = [
-        Case("greedy tokens are transformers', float32", engine.transformers_greedy),
-        Case("graphs off: the same greedy tokens", engine.graphs_off),
-        Case("graphs off: the same sampled tokens", engine.graphs_off_sampled),
-        Case("prefix hit: the same tokens", engine.prefix_hit),
-        Case("preemption: the same tokens", engine.preemption),
-        Case("int8 KV: graphs on and off equal", engine.int8_kv),
-        Case("n samples of one prompt", engine.n_samples),
-        Case("steady decode waits for nothing", engine.steady_decode),
-        Case("bfloat16 and float16", engine.half_precision),
+        Case("greedy tokens are transformers', float32", exact.transformers_greedy),
+        # sampling works in float32 in any model, and random tokens know no ties
+        Case("graphs off: the same sampled tokens, float32", exact.graphs_off_sampled),
+        Case("n samples of one prompt, float32", exact.n_samples),
     ]
+    for engine in (bfloat16, float16, exact):
+        promises = {
+            "graphs off: the same greedy tokens": engine.graphs_off,
+            "prefix hit: the same tokens": engine.prefix_hit,
+            "preemption: the same tokens": engine.preemption,
+            "int8 KV: graphs on and off, near the model's own dtype": engine.int8_kv,
+            "steady decode waits for nothing": engine.steady_decode,
+        }
+        if engine is not exact:
+            promises["the tokens of float32"] = partial(engine.agrees_with, exact)
+        cases += [Case(f"{name}, {engine.dtype}", run) for name, run in promises.items()]
     if tiny:
-        cases.append(Case("replays over interpreted kernels", partial(triton_replays)))
+        cases.append(Case("replays over interpreted kernels", triton_replays))
     return cases

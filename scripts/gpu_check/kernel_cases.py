@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accuracy import require_close
 from cases import Case, Figures, IncompleteError
 
 from lightllm_kernels.attention_batch import make_decode_batch, make_prefill_batch
@@ -26,18 +27,12 @@ from lightllm_kernels.workspace import Workspace
 from lightllm_kernels.write_kv import dequantise, quantise, write_kv, write_kv_reference
 
 ROOT = Path(__file__).parents[2]
-# ‖out - reference‖ / ‖reference‖; a wrong index gives about 1
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 # (query heads, KV heads, head dim): LLaMA-7B, Llama-3-8B, Phi-3's odd width
 REAL_HEADS = ((32, 32, 128), (32, 8, 128), (32, 32, 96))
 
 
 def check(out: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> Figures:
-    error = float((out.float() - wanted.float()).norm() / wanted.float().norm().clamp(min=1e-9))
-    # NaN never passes
-    if not error <= TOLERANCE[dtype]:
-        raise AssertionError(f"relative error {error:.2e}, allowed {TOLERANCE[dtype]:.0e}")
-    return {"relative_error": float(f"{error:.1e}")}
+    return {"relative_error": float(f"{require_close(out, wanted, dtype):.1e}")}
 
 
 def attention(

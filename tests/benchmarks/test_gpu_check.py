@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +24,7 @@ LABEL = "not a measurement: a dry run on the CPU at tiny shapes"
 @pytest.fixture
 def load(monkeypatch):
     """Imports a module of scripts/gpu_check."""
-    for folder in ("benchmarks/workloads", "scripts/gpu_check"):
+    for folder in ("benchmarks/workloads", "benchmarks/kernels", "scripts/gpu_check"):
         monkeypatch.syspath_prepend(str(ROOT / folder))
 
     def load_module(name):
@@ -140,24 +141,53 @@ def test_a_case_that_fails_midway_keeps_its_figures(load, capsys):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "logprobs", "ties"),
+    ("tokens", "logprobs", "wrong"),
     [
-        ([1, 2, 3], [-0.1, -0.2, -0.3], 0),
+        ([1, 2, 3], [-0.1, -0.2, -0.3], None),
         # as likely as the other: what follows is another text
-        ([1, 5, 9], [-0.1, -0.2004, -2.0], 1),
-        ([1, 5, 3], [-0.1, -0.3, -0.3], None),
-        ([1, 5, 3], [-0.1, float("nan"), -0.3], None),
+        ([1, 5, 9], [-0.1, -0.2004, -2.0], None),
+        ([1, 5, 3], [-0.1, -0.3, -0.3], "output 1: another token, 1.0e-01 apart"),
+        ([1, 2, 3], [-0.1, -0.2, -0.4], "output 2: the same token, 1.0e-01 apart"),
+        ([1, 5, 3], [-0.1, float("nan"), -0.3], "output 1: another token, nan apart"),
+        ([5, 2, 3], [-0.1, -0.2, -0.3], "only 1 of 3 tokens before a tie"),
+        ([1, 2], [-0.1, -0.2], "2 tokens"),
     ],
 )
-def test_other_tokens_are_forgiven_where_two_were_equally_likely(load, tokens, logprobs, ties):
-    same = load("engine_cases").same_but_for_ties
+def test_other_tokens_are_forgiven_where_two_were_equally_likely(load, tokens, logprobs, wrong):
+    agree = load("agreement").agree
     wanted = SimpleNamespace(tokens={1: {0: [1, 2, 3]}}, logprobs={1: {0: [-0.1, -0.2, -0.3]}})
     got = SimpleNamespace(tokens={1: {0: tokens}}, logprobs={1: {0: logprobs}})
-    if ties is None:
-        with pytest.raises(AssertionError, match="other tokens for prompt 1 from 1 on"):
-            same(got, wanted, 1e-3)
+    if wrong:
+        with pytest.raises(AssertionError, match=wrong):
+            agree(got, wanted, 1e-3)
     else:
-        assert same(got, wanted, 1e-3) == {"prompts_that_ended_in_a_tie": ties}
+        ties = int(tokens != [1, 2, 3])
+        assert agree(got, wanted, 1e-3)["prompts_that_ended_in_a_tie"] == ties
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("row", "dropped"), [(None, 0), (5, 1), (5, 64), (2, 1)], ids=str)
+def test_a_few_missing_keys_of_one_row_are_noticed(row, dropped, dtype, load, monkeypatch):
+    kernel_cases = load("kernel_cases")
+    attend = kernel_cases.decode_attention
+
+    def forgetful(query, kv, scales, table, batch, **others):
+        """The last keys of a row are not seen."""
+        lens = list(batch.lens)
+        if row is not None:
+            lens[row] -= dropped
+        seen = kernel_cases.make_decode_batch(table, range(len(lens)), lens, padding_slot=0)
+        return attend(query, kv, scales, table, seen, **others)
+
+    monkeypatch.setattr(kernel_cases, "decode_attention", forgetful)
+    torch.manual_seed(0)
+    given = (torch.device("cpu"), getattr(torch, dtype), (8, 2, 64), [1, 17, 128, 1000, 2048, 4000])
+    with torch.inference_mode():
+        if row is None:
+            kernel_cases.attention(*given, decode=True, int8=False)
+            return
+        with pytest.raises(AssertionError, match="relative error"):
+            kernel_cases.attention(*given, decode=True, int8=False)
 
 
 def test_the_wheels_that_are_carried_along_need_nothing_else():

@@ -230,14 +230,24 @@ def test_the_cpu_forms_take_options_too(name, assert_close):
     kv, _ = make_pool(2, 16, torch.float32)
     table = make_table([60, 33])
     options, query = make_options(4, **OPTIONS[name]), make_query(60, 4, 2, 16, torch.float32)
-    decode = make_decode_batch(table, [1, 2], [60, 33], padding_slot=SLOTS)
-    prefill = make_prefill_batch(table, [1], [0], [60], dtype=torch.float32)
-    given = {"scale": 0.2, "workspace": Workspace(DEVICE), "options": options}
-    last = decode_attention(query[-2:], kv, None, table, decode, **given)
-    rows = prefill_attention(query, kv, None, table, prefill, **given)
+
+    def attend(device):
+        own = options.alibi_slopes
+        moved = replace(options, alibi_slopes=None if own is None else own.to(device))
+        tensors, slots = (kv.to(device), None), table.to(device)
+        decode = make_decode_batch(slots, [1, 2], [60, 33], padding_slot=SLOTS)
+        prefill = make_prefill_batch(slots, [1], [0], [60], dtype=torch.float32)
+        given = {"scale": 0.2, "workspace": Workspace(device), "options": moved}
+        states = query.to(device)
+        return (
+            decode_attention(states[-2:], *tensors, slots, decode, **given).cpu(),
+            prefill_attention(states, *tensors, slots, prefill, **given).cpu(),
+        )
+
+    on_cpu = attend("cpu")
     with triton_everywhere():
-        assert_close(last, decode_attention(query[-2:], kv, None, table, decode, **given))
-        assert_close(rows, prefill_attention(query, kv, None, table, prefill, **given))
+        for ours, theirs in zip(on_cpu, attend(DEVICE), strict=True):
+            assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("size", [1.0, 3e-4, 6e4])
