@@ -6,12 +6,21 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 CLUSTER = Path(__file__).parents[1] / "cluster"
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short path, since a socket's is at most 107 bytes long."""
+    with tempfile.TemporaryDirectory(prefix="left-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture
