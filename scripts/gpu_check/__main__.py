@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run only cases whose name contains this")
     # how the parent starts a worker
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--failed", default="", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.dry_run:
@@ -67,7 +68,12 @@ def run_worker(args: argparse.Namespace) -> int:
         print("gpu-check: torch sees no GPU; DRY_RUN=1 runs the code without one", file=sys.stderr)
         return 1
     return work(
-        args.stage, dry_run=args.dry_run, only=args.only, first=args.first, report=args.report
+        args.stage,
+        dry_run=args.dry_run,
+        only=args.only,
+        first=args.first,
+        failed={int(number) for number in args.failed.split(",") if number},
+        report=args.report,
     )
 
 

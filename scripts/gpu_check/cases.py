@@ -26,10 +26,16 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """run: returns figures to be kept, raises if something is wrong."""
+    """run: returns figures to be kept, raises if something is wrong.
+
+    checks: the benchmark whose kernels it checks. needs_checked: the benchmark that it is, which is
+    not run if one of its kernels is wrong.
+    """
 
     name: str
     run: Callable[[], Figures]
+    checks: str = ""
+    needs_checked: str = ""
 
 
 class IncompleteError(Exception):
