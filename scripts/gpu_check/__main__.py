@@ -53,7 +53,9 @@ def main() -> int:
     command += ["--dry-run"] if args.dry_run else []
     # a dry run has all the time it takes
     limits = NO_LIMITS if args.dry_run else Limits()
-    passed = Stage(command, Results(args.stage, args.dry_run), limits).run()
+    results = Results(args.stage, args.dry_run, args.only)
+    passed = Stage(command, results, limits).run()
+    print(results.summary())
     if args.dry_run:
         print(NOT_A_MEASUREMENT)
     return 0 if passed else 1

@@ -61,7 +61,7 @@ first, report = (int(sys.argv[sys.argv.index(name) + 1]) for name in ("--first",
 failed = sys.argv[sys.argv.index("--failed") + 1]
 pipe = os.fdopen(report, "w", buffering=1)
 def tell(**message): pipe.write(json.dumps(message) + "\\n")
-tell(cases=NAMES, machine={"device": "none"})
+tell(cases=NAMES, machine={"device": "Acme X1, 1.0, 5 MiB"})
 for name in NAMES[first:]:
     tell()
     time.sleep({"hangs": 60, "slow": 1}.get(name, 0))
@@ -82,7 +82,7 @@ def run_stage(load, monkeypatch, folder, command, limits):
     monkeypatch.setattr(supervise, "_GRACE_SECONDS", 0.2)
     results = cases.Results("kernels", dry_run=False)
     passed = supervise.Stage(command, results, supervise.Limits(*limits)).run()
-    (kept,) = folder.glob("*-gpu-kernels.json")
+    (kept,) = folder.glob("*-gpu-kernels-acme-x1.json")
     document = json.loads(kept.read_text())
     assert document["machine"] == results.machine
     kept_cases = {case["case"]: case for case in document["cases"]}
@@ -160,6 +160,23 @@ def test_what_is_wrong_is_not_timed(failed, load, monkeypatch):
         messages = [json.loads(line) for line in pipe]
     outcomes = [message["outcome"] for message in messages if "outcome" in message]
     assert outcomes == ["FAILED", "passed", "skipped", "passed"][len(failed) :]
+
+
+def test_a_case_that_cannot_run_says_why_and_the_rest_has_its_own_file(load, tmp_path, monkeypatch):
+    cases = load("cases")
+    monkeypatch.setenv("OUT", str(tmp_path))
+
+    def skip():
+        raise cases.SkipError("not installed: fastapi")
+
+    results = cases.Results("bench", dry_run=False, only="HTTP, 8B")
+    results.machine = {"device": "cpu"}
+    results.add("one", *cases.carry_out(cases.Case("one", dict)))
+    results.add("two", *cases.carry_out(cases.Case("two", skip)))
+    assert results.all_passed
+    assert results.summary() == "1 passed, 0 FAILED, 1 skipped\n  skipped: two"
+    (page,) = tmp_path.glob("*-gpu-bench-cpu-http-8b.md")
+    assert "| two | skipped | seconds 0.0; why not installed: fastapi |" in page.read_text()
 
 
 def test_a_case_that_fails_midway_keeps_its_figures(load, capsys):
