@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run only cases whose name contains this")
     # how the parent starts a worker
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--failed", default="", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.dry_run:
@@ -52,7 +53,9 @@ def main() -> int:
     command += ["--dry-run"] if args.dry_run else []
     # a dry run has all the time it takes
     limits = NO_LIMITS if args.dry_run else Limits()
-    passed = Stage(command, Results(args.stage, args.dry_run), limits).run()
+    results = Results(args.stage, args.dry_run, args.only)
+    passed = Stage(command, results, limits).run()
+    print(results.summary())
     if args.dry_run:
         print(NOT_A_MEASUREMENT)
     return 0 if passed else 1
@@ -67,7 +70,12 @@ def run_worker(args: argparse.Namespace) -> int:
         print("gpu-check: torch sees no GPU; DRY_RUN=1 runs the code without one", file=sys.stderr)
         return 1
     return work(
-        args.stage, dry_run=args.dry_run, only=args.only, first=args.first, report=args.report
+        args.stage,
+        dry_run=args.dry_run,
+        only=args.only,
+        first=args.first,
+        failed={int(number) for number in args.failed.split(",") if number},
+        report=args.report,
     )
 
 

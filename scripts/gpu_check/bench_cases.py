@@ -17,7 +17,7 @@ from typing import Any
 import http_load
 import torch
 from arrivals import make_requests
-from cases import Case, Figures, keeping
+from cases import Case, Figures, SkipError, keeping
 from gaps import step_gaps
 from machine import copy_bytes_per_s
 from model_dirs import LLAMA_3_8B, LLAMA_7B, TINY, write_model_dir
@@ -188,6 +188,8 @@ class Bench:
 
     def over_http(self, count: int) -> Figures:
         """(a) through the HTTP server, as a user would meet it."""
+        if missing := http_load.missing_packages():
+            raise SkipError(f"not installed: {', '.join(missing)}")
         self.end()
         return http_load.measure(self.folder, self.device, count, RATE, tiny=self.tiny)
 
@@ -255,9 +257,8 @@ def make_cases(device: torch.device, *, tiny: bool) -> list[Case]:
             cases.append((eight, f"decode, batch {batch}", partial(eight.decode, batch, steps)))
         name = f"{many} requests at {RATE:.0f}/s"
         cases.append((eight, name, partial(eight.load, count=many)))
-    if http_load.is_possible():
-        name = f"{many} requests at {RATE:.0f}/s over HTTP"
-        cases.append((seven, name, partial(seven.over_http, many)))
+    name = f"{many} requests at {RATE:.0f}/s over HTTP"
+    cases.append((seven, name, partial(seven.over_http, many)))
     return [Case(f"{bench.name}: {name}", run) for bench, name, run in _one_at_a_time(cases)]
 
 

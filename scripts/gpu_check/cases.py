@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,10 +27,20 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """run: returns figures to be kept, raises if something is wrong."""
+    """run: returns figures to be kept, raises if something is wrong.
+
+    checks: the benchmark whose kernels it checks. needs_checked: the benchmark that it is, which is
+    not run if one of its kernels is wrong.
+    """
 
     name: str
     run: Callable[[], Figures]
+    checks: str = ""
+    needs_checked: str = ""
+
+
+class SkipError(Exception):
+    """A case cannot run here, and why."""
 
 
 class IncompleteError(Exception):
@@ -54,6 +65,8 @@ def carry_out(case: Case) -> tuple[str, float, Figures]:
     began, outcome, figures = time.monotonic(), "passed", {}
     try:
         figures = case.run()
+    except SkipError as error:
+        outcome, figures = "skipped", {"why": str(error)}
     except IncompleteError as error:
         outcome, figures = "FAILED", {**error.figures, "error": str(error)}
         traceback.print_exc()
@@ -69,10 +82,13 @@ def _in_words(error: Exception) -> str:
 
 @dataclass(slots=True)
 class Results:
-    """A stage's results as JSON and as a readable page, written anew after each case."""
+    """A stage's results as JSON and as a readable page, written anew after each case, under a name
+    of their own for each device and choice of cases.
+    """
 
     stage: str
     dry_run: bool
+    only: str = ""
     machine: dict[str, Any] = field(default_factory=dict)
     cases: list[dict[str, Any]] = field(default_factory=list)
 
@@ -83,8 +99,8 @@ class Results:
     def add(self, case_name: str, outcome: str, seconds: float, figures: Figures) -> None:
         # a dry run's figures say nothing about a GPU: they are not kept anywhere
         kept = {} if self.dry_run else {"seconds": round(seconds, 2), **figures}
-        if self.dry_run and "error" in figures:
-            kept = {"error": figures["error"]}
+        if self.dry_run:
+            kept = {name: figures[name] for name in ("error", "why") if name in figures}
         self.cases.append({"case": case_name, "outcome": outcome, **kept})
         shown = [f"{name}={value}" for name, value in kept.items() if name != "rows"]
         print(" ".join([f"{outcome:8s} {case_name}", *shown]), flush=True)
@@ -93,7 +109,19 @@ class Results:
     @property
     def stem(self) -> Path:
         folder = os.environ.get("OUT") or Path(__file__).parents[2] / "docs" / "benchmarks"
-        return Path(folder) / f"{datetime.date.today()}-gpu-{self.stage}"
+        # "NVIDIA H100 80GB HBM3, 550.54, 81559 MiB"
+        parts = (self.stage, str(self.machine.get("device", "")).split(",")[0], self.only)
+        name = "-".join(re.sub(r"\W+", "-", part).strip("-").lower() for part in parts if part)
+        return Path(folder) / f"{datetime.date.today()}-gpu-{name}"
+
+    def summary(self) -> str:
+        """How many cases passed, failed and were skipped, and which those are."""
+        names: dict[str, list[str]] = {"passed": [], "FAILED": [], "skipped": []}
+        for case in self.cases:
+            names[case["outcome"]].append(case["case"])
+        parts = [f"{len(cases)} {outcome}" for outcome, cases in names.items()]
+        others = [f"\n  {o}: {name}" for o in ("FAILED", "skipped") for name in names[o]]
+        return ", ".join(parts) + "".join(others)
 
     def write(self) -> None:
         if self.dry_run:
@@ -104,7 +132,8 @@ class Results:
         self.stem.with_suffix(".md").write_text(self._page())
 
     def _page(self) -> str:
-        lines = [f"# `make gpu-check STAGE={self.stage}`", ""]
+        chosen = f", cases with {self.only!r} in their name" if self.only else ""
+        lines = [f"# `make gpu-check STAGE={self.stage}`{chosen}", "", self.summary(), ""]
         lines += [f"- {name}: {value}" for name, value in self.machine.items()]
         lines += ["", "| case | outcome | figures |", "|---|---|---|"]
         for case in self.cases:

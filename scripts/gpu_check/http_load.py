@@ -22,9 +22,9 @@ ROOT = Path(__file__).parents[2]
 NEEDED = ("fastapi", "uvicorn", "zmq", "msgspec", "pydantic", "prometheus_client", "jinja2")
 
 
-def is_possible() -> bool:
-    """Whether the server's packages are here (`wheels.sh` fetches them)."""
-    return all(importlib.util.find_spec(name) for name in NEEDED)
+def missing_packages() -> list[str]:
+    """The server's packages that are not here (`wheels.sh` fetches them)."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 class SourceServer(Server):

@@ -38,7 +38,7 @@ NO_LIMITS = Limits(math.inf, math.inf, math.inf)
 
 @dataclass(slots=True)
 class Stage:
-    """command: starts a worker, with `--first INDEX --report FD` behind it."""
+    """command: starts a worker, with `--first INDEX --failed INDEX,… --report FD` behind it."""
 
     command: list[str]
     results: Results
@@ -67,7 +67,7 @@ class Stage:
 
     def _run_worker(self) -> bool:
         """Follow one worker to its end; False if it did not even say what its cases are."""
-        worker, why, first = _Worker(self.command, self._next), "", self._next
+        worker, why, first = _Worker(self._worker_command()), "", self._next
         case_began: float | None = None
         try:
             # until the first message: the worker imports torch
@@ -93,6 +93,14 @@ class Stage:
             self._next += 1
         return bool(self._names)
 
+    def _worker_command(self) -> list[str]:
+        failed = [
+            str(number)
+            for number, case in enumerate(self.results.cases)
+            if case["outcome"] == "FAILED"
+        ]
+        return [*self.command, "--first", str(self._next), "--failed", ",".join(failed)]
+
     def _seconds_left(self) -> float:
         """For the next message of a worker, whatever it is."""
         return min(self.limits.case, self.limits.end - self._seconds)
@@ -103,11 +111,11 @@ class _Worker:
     case {} as it begins and its outcome, seconds and figures as it ends.
     """
 
-    def __init__(self, command: list[str], first: int) -> None:
+    def __init__(self, command: list[str]) -> None:
         self._reader, writer = os.pipe()
         # its own group, so that a server which a case started ends with it
         self._process = subprocess.Popen(
-            [*command, "--first", str(first), "--report", str(writer)],
+            [*command, "--report", str(writer)],
             pass_fds=[writer],
             process_group=0,
         )

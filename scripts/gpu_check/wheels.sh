@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 packages=(msgspec pyzmq fastapi starlette uvicorn pydantic pydantic-core annotated-types
   annotated-doc typing-extensions typing-inspection anyio idna h11 click uvloop prometheus-client
-  jinja2 markupsafe opentelemetry-api)
+  jinja2 markupsafe opentelemetry-api
+  pytest pytest-timeout pytest-xdist execnet iniconfig packaging pluggy pygments)
 rm -rf .whl
 mkdir .whl
 echo '*' >.whl/.gitignore

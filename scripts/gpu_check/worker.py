@@ -19,8 +19,10 @@ ROOT = Path(__file__).parents[2]
 EXIT_DEVICE_LOST = 75
 
 
-def work(stage: str, *, dry_run: bool, only: str, first: int, report: int) -> int:
-    """Run the cases from number `first` on; returns the exit status. report: a file descriptor."""
+def work(stage: str, *, dry_run: bool, only: str, first: int, failed: set[int], report: int) -> int:
+    """Run the cases from number `first` on; returns the exit status. failed: the numbers of those
+    that did before. report: a file descriptor.
+    """
     faulthandler.enable()
     # thousands of streams over HTTP
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -35,10 +37,17 @@ def work(stage: str, *, dry_run: bool, only: str, first: int, report: int) -> in
         module = importlib.import_module(f"{stage.rstrip('s')}_cases")
         cases = [c for c in module.make_cases(device, tiny=dry_run) if only in c.name]
         tell(machine=describe(device), cases=[case.name for case in cases])
+        wrong = {cases[number].checks for number in failed}
         for case in cases[first:]:
             tell()
+            if case.needs_checked and case.needs_checked in wrong:
+                why = {"why": "one of its kernels is wrong"}
+                tell(outcome="skipped", seconds=0.0, figures=why)
+                continue
             outcome, seconds, figures = carry_out(case)
             tell(outcome=outcome, seconds=seconds, figures=figures)
+            if outcome == "FAILED":
+                wrong.add(case.checks)
             if outcome == "FAILED" and not _works(device):
                 print("gpu-check: the GPU's context is lost", file=sys.stderr)
                 return EXIT_DEVICE_LOST

@@ -58,16 +58,18 @@ WORKER = """
 import json, os, sys, time
 NAMES = ["good", "wrong", "hangs", "dies", "loses the device", "slow", "last"]
 first, report = (int(sys.argv[sys.argv.index(name) + 1]) for name in ("--first", "--report"))
+failed = sys.argv[sys.argv.index("--failed") + 1]
 pipe = os.fdopen(report, "w", buffering=1)
 def tell(**message): pipe.write(json.dumps(message) + "\\n")
-tell(cases=NAMES, machine={"device": "none"})
+tell(cases=NAMES, machine={"device": "Acme X1, 1.0, 5 MiB"})
 for name in NAMES[first:]:
     tell()
     time.sleep({"hangs": 60, "slow": 1}.get(name, 0))
     if name == "dies":
         os._exit(3)
     outcome = "FAILED" if name in ("wrong", "loses the device") else "passed"
-    tell(outcome=outcome, seconds=0.5, figures={"pid": os.getpid(), "rows": [{"ms": 1.25}]})
+    figures = {"pid": os.getpid(), "failed": failed, "rows": [{"ms": 1.25}]}
+    tell(outcome=outcome, seconds=0.5, figures=figures)
     if name == "loses the device":
         sys.exit(75)
 """
@@ -80,7 +82,7 @@ def run_stage(load, monkeypatch, folder, command, limits):
     monkeypatch.setattr(supervise, "_GRACE_SECONDS", 0.2)
     results = cases.Results("kernels", dry_run=False)
     passed = supervise.Stage(command, results, supervise.Limits(*limits)).run()
-    (kept,) = folder.glob("*-gpu-kernels.json")
+    (kept,) = folder.glob("*-gpu-kernels-acme-x1.json")
     document = json.loads(kept.read_text())
     assert document["machine"] == results.machine
     kept_cases = {case["case"]: case for case in document["cases"]}
@@ -108,7 +110,13 @@ def test_no_case_costs_another_one_its_turn(load, tmp_path, monkeypatch):
     assert len(set(workers)) == 3
     assert cases["hangs"]["error"] == "was ended after 4 s"
     assert cases["dies"]["error"] == "ended its process, status 3, after 0 s"
-    assert f"| good | passed | seconds 0.5; pid {workers[0]} |" in page
+    assert f"| good | passed | seconds 0.5; pid {workers[0]}; failed  |" in page
+    # each worker is told what failed before it
+    assert [cases[name]["failed"] for name in ("good", "loses the device", "last")] == [
+        "",
+        "1,2,3",
+        "1,2,3,4",
+    ]
     assert "| 1.25 |" in page
 
 
@@ -125,6 +133,50 @@ def test_a_worker_that_cannot_start_fails_the_stage(load, capfd):
     command = [sys.executable, "-c", "import no_such_module"]
     assert not supervise.Stage(command, results, supervise.NO_LIMITS).run()
     assert "no_such_module" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("failed", [set(), {0}])
+def test_what_is_wrong_is_not_timed(failed, load, monkeypatch):
+    """Also if it was seen to be wrong by a worker before this one."""
+    worker, cases = load("worker"), load("cases")
+
+    def fail():
+        raise AssertionError("wrong")
+
+    listed = [
+        cases.Case("one kernel", fail, checks="bench_one"),
+        cases.Case("another", dict, checks="bench_another"),
+        cases.Case("bench_one", dict, needs_checked="bench_one"),
+        cases.Case("bench_another", dict, needs_checked="bench_another"),
+    ]
+    stage = SimpleNamespace(make_cases=lambda device, *, tiny: listed)
+    monkeypatch.setitem(sys.modules, "kernel_cases", stage)
+    monkeypatch.setattr(worker, "describe", lambda device: {})
+    monkeypatch.setattr(worker.faulthandler, "enable", lambda: None)
+    reader, writer = os.pipe()
+    given = {"dry_run": True, "only": "", "first": len(failed), "failed": failed}
+    assert worker.work("kernels", **given, report=writer) == 0
+    with open(reader, encoding="utf-8") as pipe:
+        messages = [json.loads(line) for line in pipe]
+    outcomes = [message["outcome"] for message in messages if "outcome" in message]
+    assert outcomes == ["FAILED", "passed", "skipped", "passed"][len(failed) :]
+
+
+def test_a_case_that_cannot_run_says_why_and_the_rest_has_its_own_file(load, tmp_path, monkeypatch):
+    cases = load("cases")
+    monkeypatch.setenv("OUT", str(tmp_path))
+
+    def skip():
+        raise cases.SkipError("not installed: fastapi")
+
+    results = cases.Results("bench", dry_run=False, only="HTTP, 8B")
+    results.machine = {"device": "cpu"}
+    results.add("one", *cases.carry_out(cases.Case("one", dict)))
+    results.add("two", *cases.carry_out(cases.Case("two", skip)))
+    assert results.all_passed
+    assert results.summary() == "1 passed, 0 FAILED, 1 skipped\n  skipped: two"
+    (page,) = tmp_path.glob("*-gpu-bench-cpu-http-8b.md")
+    assert "| two | skipped | seconds 0.0; why not installed: fastapi |" in page.read_text()
 
 
 def test_a_case_that_fails_midway_keeps_its_figures(load, capsys):
