@@ -87,7 +87,9 @@ def judge(outcome: Outcome, package: Path | None) -> Verdict:
         *(f"launcher {n}" for n in source_scan.launchers(package) - {k.launcher for k in kernels}),
         *(f"row {row}" for row in _shipped_rows(package) - outcome.table_rows),
     ]
-    return Verdict(found, sorted(missing) + checks.unused_exceptions(kernels))
+    return Verdict(
+        found, sorted(missing) + checks.unused_exceptions(kernels, checks.ALLOWED_STACKS)
+    )
 
 
 def use_cache() -> None:

@@ -35,7 +35,8 @@ def kernel_entries(package: Path) -> set[str]:
 
 
 def launchers(package: Path) -> set[str]:
-    """ "module.function" of each public function that starts a kernel, itself or through others."""
+    """ "module.function" of each public function that starts a kernel, itself or through others;
+    references start none, but may share what does."""
     functions = _functions(package)
     target = f"{package.name}.triton_launch.{_LAUNCH}"
     reaching = {target}
@@ -44,7 +45,9 @@ def launchers(package: Path) -> set[str]:
         if not more:
             break
         reaching |= more
-    return {n for n in reaching - {target} if functions[n].is_public}
+    return {
+        n for n in reaching - {target} if functions[n].is_public and not n.endswith("_reference")
+    }
 
 
 def _functions(package: Path) -> dict[str, _Function]:
