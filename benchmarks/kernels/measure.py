@@ -40,12 +40,3 @@ def best_ms(function: Callable[[], object], seconds: float = 0.5) -> float:
         function()
         best = min(best, time.perf_counter() - start)
     return best * 1e3
-
-
-def copy_gb_per_s() -> float:
-    """Bytes read and written per second by a copy that no cache holds, in GB/s."""
-    import torch
-
-    source = torch.ones(64 * 2**20)
-    destination = torch.empty_like(source)
-    return 2 * source.nbytes / best_ms(lambda: destination.copy_(source)) / 1e6
