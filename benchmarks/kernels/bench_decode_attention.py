@@ -11,7 +11,6 @@ splits contexts for the longest request. That of other steps, which know them, i
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from accuracy import require_close
 from device_time import copy_gb_per_s, median_ms
-from measure import require_passing, row_of
+from measure import row_of, test_and_print
 from sdpa_peers import sdpa_ms
 from torch.nn import functional
 
@@ -240,21 +239,14 @@ def _measure(case: Case, device: torch.device, repeats: int, copy: float) -> dic
     }
 
 
-def main() -> None:
-    require_passing("test_attention.py")
-    require_passing("test_triton_attention.py")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for row in run(device, tiny=False):
-        if "error" in row:
-            sys.exit(f"{row['name']}: {row['error']}")
-        peers = "  ".join(f"{name} {ms:.3f}" for name, ms in row["peers_ms"].items())
-        print(
-            f"{row['name']:24s} ours {row['ours_ms']:8.3f} ms  {row['gb_per_s']:7.1f} GB/s = "
-            f"{row['of_copy']:.0%} of a copy's  lengths known {row['known_lens_ms']:8.3f} ms  "
-            f"int8 KV {row['int8_ms']:8.3f} ms  {peers}",
-            flush=True,
-        )
+def line(row: dict[str, Any]) -> str:
+    peers = "  ".join(f"{name} {ms:.3f}" for name, ms in row["peers_ms"].items())
+    return (
+        f"{row['name']:24s} ours {row['ours_ms']:8.3f} ms  {row['gb_per_s']:7.1f} GB/s = "
+        f"{row['of_copy']:.0%} of a copy's  lengths known {row['known_lens_ms']:8.3f} ms  "
+        f"int8 KV {row['int8_ms']:8.3f} ms  {peers}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    test_and_print(run, line)

@@ -7,7 +7,6 @@ TFLOP/s counts two products of the pairs of query and key that see each other.
 
 from __future__ import annotations
 
-import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from accuracy import require_close
 from device_time import median_ms
-from measure import require_passing, row_of
+from measure import row_of, test_and_print
 from sdpa_peers import sdpa_ms
 from torch.nn.attention.bias import causal_lower_right
 
@@ -160,20 +159,13 @@ def _measure(case: Case, device: torch.device, repeats: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    require_passing("test_attention.py")
-    require_passing("test_triton_attention.py")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for row in run(device, tiny=False):
-        if "error" in row:
-            sys.exit(f"{row['name']}: {row['error']}")
-        peers = "  ".join(f"{name} {ms:.3f}" for name, ms in row["peers_ms"].items())
-        print(
-            f"{row['name']:24s} ours {row['ours_ms']:8.3f} ms  {row['tflop_per_s']:6.1f} TFLOP/s  "
-            f"int8 KV {row['int8_ms']:8.3f} ms  {peers}",
-            flush=True,
-        )
+def line(row: dict[str, Any]) -> str:
+    peers = "  ".join(f"{name} {ms:.3f}" for name, ms in row["peers_ms"].items())
+    return (
+        f"{row['name']:24s} ours {row['ours_ms']:8.3f} ms  {row['tflop_per_s']:6.1f} TFLOP/s  "
+        f"int8 KV {row['int8_ms']:8.3f} ms  {peers}"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    test_and_print(run, line)

@@ -30,6 +30,21 @@ def row_of(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"name": name, "error": f"{type(error).__name__}: {error}"[:300]}
 
 
+def test_and_print(
+    run: Callable[[Any, bool], list[dict[str, Any]]], line: Callable[[dict[str, Any]], str]
+) -> None:
+    """An attention benchmark: its kernels' tests, then a line for each row of `run`."""
+    import torch
+
+    for test in ("test_attention.py", "test_triton_attention.py"):
+        require_passing(test)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for row in run(device, False):
+        if "error" in row:
+            sys.exit(f"{row['name']}: {row['error']}")
+        print(line(row), flush=True)
+
+
 def best_ms(function: Callable[[], object], seconds: float = 0.5) -> float:
     """The shortest of the calls that fit into `seconds`, after two to warm up."""
     function()
@@ -40,12 +55,3 @@ def best_ms(function: Callable[[], object], seconds: float = 0.5) -> float:
         function()
         best = min(best, time.perf_counter() - start)
     return best * 1e3
-
-
-def copy_gb_per_s() -> float:
-    """Bytes read and written per second by a copy that no cache holds, in GB/s."""
-    import torch
-
-    source = torch.ones(64 * 2**20)
-    destination = torch.empty_like(source)
-    return 2 * source.nbytes / best_ms(lambda: destination.copy_(source)) / 1e6

@@ -18,10 +18,10 @@ import http_load
 import torch
 from arrivals import make_requests
 from cases import Case, Figures, SkipError, keeping
+from device_time import copy_gb_per_s
 from gaps import step_gaps
-from machine import copy_bytes_per_s
 from model_dirs import LLAMA_3_8B, LLAMA_7B, TINY, write_model_dir
-from serving import Serving, make_runner, serve_load
+from serving import Serving, load_turns, make_runner, serve_load
 
 RATE = 200.0
 
@@ -67,7 +67,10 @@ class Bench:
 
     @cached_property
     def copy_speed(self) -> float:
-        speed = copy_bytes_per_s(self.device)
+        """Of a copy, in GB/s read and written."""
+        # far beyond the caches
+        num_bytes = 2**30 if self.device.type == "cuda" else 2**12
+        speed = copy_gb_per_s(self.device, num_bytes=num_bytes, repeats=10)
         self.end()
         return speed
 
@@ -90,28 +93,39 @@ class Bench:
             }
 
     def decode(self, batch: int, steps: int) -> Figures:
-        """(b): ms per step of `batch` rows of 128 tokens and more, beside the time that its weights
-        take at the speed of a copy (bytes read and written).
+        """(b): ms per step of `batch` rows of 128 tokens and more, beside the time that the weights
+        it reads take at the speed of a copy (bytes read and written).
         """
         with self.runner() as runner:
             serving = self._decoding(runner, batch, max_new_tokens=3 * steps + 40)
             before, began = len(serving.pure_decode_rows), time.perf_counter()
+            context = serving.context_tokens
             for _ in range(steps):
                 serving.turn()
             ms = (
                 (time.perf_counter() - began) * 1e3 / max(1, len(serving.pure_decode_rows) - before)
             )
+            # the mean of the steps, which each add as many tokens as there are rows
+            context = (context + serving.context_tokens) / 2
             info = runner.info()
-            weights_ms = info.weight_bytes / self.copy_speed * 1e3
-            read = info.weight_bytes + batch * 160 * info.kv_bytes_per_token
+            weights = info.weight_bytes - self._embedding_bytes
+            weights_ms = weights / self.copy_speed / 1e6
+            read = weights + context * info.kv_bytes_per_token
             return {
                 "ms_per_step": round(ms, 3),
-                "weight_bytes": info.weight_bytes,
-                "copy_GB_per_s": round(self.copy_speed / 1e9),
+                "weight_bytes_read": weights,
+                "mean_context": round(context / batch),
+                "copy_GB_per_s": round(self.copy_speed),
                 "weights_ms": round(weights_ms, 3),
                 "times_weights_ms": round(ms / weights_ms, 3),
                 "weights_and_kv_GB_per_s": round(read / ms / 1e6),
             }
+
+    @property
+    def _embedding_bytes(self) -> int:
+        """The input embedding, of which a step reads a row per token; tied to no output here."""
+        elements = self.shape["vocab_size"] * self.shape["hidden_size"]
+        return elements * getattr(torch, self.dtype).itemsize
 
     def _decoding(self, runner: Any, batch: int, *, max_new_tokens: int) -> Serving:
         """`batch` rows, a few steps into their decoding."""
@@ -142,6 +156,22 @@ class Bench:
                 join_and_turn()
             figures["mixed"] = step_gaps(join_and_turn, turns, self.device)
         return figures
+
+    def load_gaps(self, count: int, turns: int) -> Figures:
+        """Where the GPU waits in the middle of (a), whose steps are mixed: half of the requests
+        have come, and the others go on to come.
+        """
+        with self.runner() as runner:
+            vocab, shrink = self.shape["vocab_size"], 64 if self.tiny else 1
+            requests = make_requests(count, rate=RATE, vocab_size=vocab, shrink=shrink)
+            serving = Serving(runner)
+            loop = load_turns(serving, requests)
+            while len(serving.tokens) < count // 2:
+                next(loop)
+            before = len(serving.pure_decode_rows)
+            figures = step_gaps(lambda: next(loop, None), turns, self.device)
+            mixed = turns - (len(serving.pure_decode_rows) - before)
+            return {**figures, "turns": turns, "mixed_turns": mixed}
 
     def long_prompts(self, count: int) -> Figures:
         """(c): prompts of 32 k tokens, one after the other, and steps behind such a context."""
@@ -246,6 +276,8 @@ def make_cases(device: torch.device, *, tiny: bool) -> list[Case]:
     cases.append((seven, f"{many} requests at {RATE:.0f}/s", partial(seven.load, count=many)))
     # behind the others of its runner: a profiler may leave something behind
     cases.append((seven, "gaps between steps", partial(seven.gaps, batches[:2])))
+    name = f"gaps in the middle of {many} requests at {RATE:.0f}/s"
+    cases.append((seven, name, partial(seven.load_gaps, many, 2 if tiny else 50)))
     cases.append(
         (seven, "int8 KV at equal memory", partial(seven.equal_memory, count=fewer, slots=slots))
     )

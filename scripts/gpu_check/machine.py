@@ -1,12 +1,10 @@
-"""What the figures were taken on, and how time is taken on it."""
+"""What the figures were taken on."""
 
 from __future__ import annotations
 
 import os
 import platform
-import statistics
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,31 +36,3 @@ def _output(*command: str) -> str:
     except OSError:
         return "unknown"
     return result.stdout.strip() or "unknown"
-
-
-def median_ms(function: Callable[[], object], device: torch.device, *, repeats: int = 30) -> float:
-    """Median of calls timed on the device, after three to warm up; one call without a GPU."""
-    if device.type == "cpu":
-        function()
-        return 0.0
-    for _ in range(3):
-        function()
-    times = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        function()
-        end.record()
-        times.append((begin, end))
-    torch.cuda.synchronize()
-    return statistics.median(begin.elapsed_time(end) for begin, end in times)
-
-
-def copy_bytes_per_s(device: torch.device) -> float:
-    """Bytes read and written per second by a large copy on the device."""
-    # far beyond the caches
-    size = 2**30 if device.type == "cuda" else 2**10
-    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
-    destination = torch.empty_like(source)
-    ms = median_ms(lambda: destination.copy_(source), device, repeats=10)
-    return 2 * size / (ms or 1.0) * 1e3

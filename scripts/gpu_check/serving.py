@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +77,21 @@ class Serving:
         self.tokens: dict[int, dict[int, list[int]]] = {}
         self.logprobs: dict[int, dict[int, list[float]]] = {}
         self.first_token_at: dict[int, float] = {}
-        self.num_ended = 0
+        self.num_ended = self._prompt_tokens = 0
         # decode rows of the committed steps that did nothing else
         self.pure_decode_rows: list[int] = []
         self._in_flight: deque[tuple[StepPlan, InFlightStep]] = deque()
 
+    @property
+    def context_tokens(self) -> int:
+        """Of all requests: their prompts and what they generated."""
+        outputs = (len(ids) for choices in self.tokens.values() for ids in choices.values())
+        return self._prompt_tokens + sum(outputs)
+
     def add(self, prompt: tuple[int, ...], **sampling: Any) -> int:
         request_id = RequestId(len(self.tokens) + 1)
         self.tokens[request_id], self.logprobs[request_id] = {}, {}
+        self._prompt_tokens += len(prompt)
         params = SamplingParams(**{"ignore_eos": True, **sampling})
         self.scheduler.add(Generate(request_id=request_id, prompt_ids=prompt, sampling=params))
         return request_id
@@ -130,22 +138,30 @@ class Serving:
         self.num_ended += len(batch.ended)
 
 
-def serve_load(serving: Serving, requests: list[Request]) -> dict[str, Any]:
-    """Requests at their times; figures of LightLLM's published benchmark."""
+def load_turns(serving: Serving, requests: list[Request]) -> Iterator[None]:
+    """Add the requests at their times and serve them, one turn each."""
     began = time.perf_counter()
-    arrived: dict[int, float] = {}
     waiting = deque(requests)
     while waiting or serving.num_ended < len(serving.tokens):
         now = time.perf_counter() - began
         while waiting and waiting[0].due <= now:
             request = waiting.popleft()
-            request_id = serving.add(request.prompt_ids, max_new_tokens=request.output_len)
-            arrived[request_id] = began + request.due
+            serving.add(request.prompt_ids, max_new_tokens=request.output_len)
         if not serving.turn() and waiting:
             time.sleep(max(0.0, min(0.001, waiting[0].due - now)))
+        yield
     serving.finish()
+
+
+def serve_load(serving: Serving, requests: list[Request]) -> dict[str, Any]:
+    """Requests at their times; figures of LightLLM's published benchmark."""
+    began = time.perf_counter()
+    for _ in load_turns(serving, requests):
+        pass
     seconds = time.perf_counter() - began
-    ttft = sorted(serving.first_token_at[request] - due for request, due in arrived.items())
+    first_tokens = serving.first_token_at.items()
+    # the first request has number 1
+    ttft = sorted(at - began - requests[request - 1].due for request, at in first_tokens)
     outputs = sum(request.output_len for request in requests)
     return {
         "requests": len(requests),

@@ -277,6 +277,27 @@ def test_gaps_between_kernels(load):
 
 
 @pytest.mark.slow
+def test_the_tuner_times_each_candidate_of_a_row():
+    """At tiny shapes in the interpreter, which is chosen before a kernel is defined."""
+    program = """
+import torch, tune_attention
+for result in tune_attention.run(torch.device("cpu"), tiny=True):
+    print(result["key"].op, result["key"].kv_kind, len(result["timed"]))
+"""
+    folders = [str(ROOT / name) for name in ("kernels", "benchmarks/kernels")]
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(folders)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = ["decode 16bit 2", "decode int8 2", "prefill 16bit 2", "prefill int8 2"]
+    assert sorted(result.stdout.splitlines()) == rows
+
+
+@pytest.mark.slow
 def test_profile_of_a_step():
     command = [sys.executable, "benchmarks/engine/profile_step.py", "--steps", "2"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
