@@ -142,7 +142,7 @@ class Bench:
     def _finish(self, plan: StepPlan) -> None:
         count = len(plan.sample_rows)
         output = StepOutput(Sampled(torch.full((count,), 5), torch.zeros(count), {}), {})
-        result = self._timed("read result", output.result)
+        result = self._timed("read result", lambda: output.result(timeout=1.0))
         batch = self._timed("commit", lambda: self._scheduler.commit(plan, result))
         self._timed("send", lambda: self._sender.send(batch))
         self._receiver.receive_all()
