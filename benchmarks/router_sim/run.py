@@ -129,9 +129,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="of arrivals, instead of the loads' own")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--load", nargs="+", choices=[load.name for load in LOADS])
+    parser.add_argument("--policy", nargs="+", choices=POLICIES, default=list(POLICIES))
     parser.add_argument("--json", type=Path, help="write the table's numbers here")
     parser.add_argument("--plot", type=Path, help="write the goodputs here (SVG)")
     args = parser.parse_args()
+    if args.plot and "oracle" not in args.policy:
+        parser.error("--plot needs --policy oracle, since it shows parts of it")
     # every preemption is logged
     logging.disable(logging.INFO)
     loads = [load for load in LOADS if args.load is None or load.name in args.load]
@@ -144,7 +147,9 @@ def main() -> None:
     for figures in devices.values():
         print("device: " + ", ".join(f"{key} {value}" for key, value in figures.items()))
     began = time.monotonic()
-    runs = print_runs(run for load in loads for run in simulate(load, seed=args.seed))
+    runs = print_runs(
+        run for load in loads for run in simulate(load, policies=args.policy, seed=args.seed)
+    )
     total = sum(len(run.requests) for run in runs)
     print(f"\n{len(runs)} runs, {total} requests in {time.monotonic() - began:.0f} s")
     if args.json:
