@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("policy", nargs=2, choices=POLICIES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 4, 5, 6])
+    parser.add_argument("--load", nargs="+", choices=[load.name for load in LOADS])
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     args = parser.parse_args()
     logging.disable(logging.INFO)
@@ -43,6 +44,8 @@ def main() -> None:
     print(f"commit {commit_id()}, seeds {args.seeds}: {first} ahead of {second}, per cent")
     print(f"  {'':<24}{'goodput':>18}{'req/s':>18}{'preemptions':>18}")
     for load in LOADS:
+        if args.load and load.name not in args.load:
+            continue
         shown = quick(load) if args.quick else load
         for rate in shown.rates:
             pairs: list[list[Summary]] = []
