@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from lightllm_operator import cache, manifests
@@ -25,6 +24,7 @@ from lightllm_operator.pods import (
 )
 from lightllm_operator.settings import Settings
 from lightllm_operator.spec import DeploymentSpec
+from lightllm_operator.timestamps import unix_seconds
 
 __all__ = ["ModelReader", "ModelReading", "is_owned"]
 
@@ -157,7 +157,7 @@ class ModelReader:
             if condition["status"] == "True"
         )
         since = max(ends, default=job["metadata"]["creationTimestamp"])
-        if time.time() - _seconds(since) > patience:
+        if time.time() - unix_seconds(since) > patience:
             await self._cluster.delete("batch/v1", "Job", spec.namespace, job["metadata"]["name"])
 
     async def _pods_of(self, spec: DeploymentSpec, component: str, job: str) -> list[Object]:
@@ -188,14 +188,9 @@ def is_owned(child: Object, uid: str) -> bool:
     return any(owner["uid"] == uid for owner in child["metadata"].get("ownerReferences", ()))
 
 
-def _seconds(at: str) -> float:
-    """Unix seconds of a time of the API server."""
-    return datetime.fromisoformat(at.replace("Z", "+00:00")).timestamp()
-
-
 def _made(body: Object) -> float:
     """Unix seconds of its creation."""
-    return _seconds(body["metadata"]["creationTimestamp"])
+    return unix_seconds(body["metadata"]["creationTimestamp"])
 
 
 def _uid(claim: Object | None) -> dict[str, str]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
+
+from lightllm_operator.timestamps import unix_seconds
 
 __all__ = [
     "PodProblem",
@@ -66,8 +67,7 @@ def unschedulable_since(pod: Object) -> float | None:
     condition = _condition(pod, "PodScheduled")
     if condition.get("status") != "False" or condition.get("reason") != "Unschedulable":
         return None
-    at = datetime.fromisoformat(condition["lastTransitionTime"].replace("Z", "+00:00"))
-    return at.timestamp()
+    return unix_seconds(condition["lastTransitionTime"])
 
 
 def find_missing_volumes(
@@ -94,8 +94,7 @@ def _waits_for_volumes_since(pod: Object) -> float | None:
     )
     if scheduled.get("status") != "True" or started.get("status") != "False":
         return None
-    at = datetime.fromisoformat(started["lastTransitionTime"].replace("Z", "+00:00"))
-    return at.timestamp()
+    return unix_seconds(started["lastTransitionTime"])
 
 
 def fetching_address(pod: Object) -> str | None:

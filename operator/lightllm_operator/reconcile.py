@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 from lightllm_operator import manifests
@@ -42,6 +41,7 @@ from lightllm_operator.sizing import KvChoice, kv_choice, tensor_parallel_size
 from lightllm_operator.spec import DeploymentSpec, check, read
 from lightllm_operator.status import Observation
 from lightllm_operator.status_writer import StatusWriter
+from lightllm_operator.timestamps import unix_seconds
 
 __all__ = ["Key", "Reconciler", "ScaleView"]
 
@@ -326,11 +326,11 @@ def _desired(spec: DeploymentSpec, deployment: Object | None, decision: Decision
 
 
 def _failing_seconds(owner: Object) -> float:
-    """Since when ModelAvailable is False for this spec; 0 if it is not."""
+    """For how long ModelAvailable has been False for this spec; 0 if it is not."""
     for told in owner.get("status", {}).get("conditions", ()):
         current = told["observedGeneration"] == owner["metadata"]["generation"]
         if told["type"] == "ModelAvailable" and told["status"] == "False" and current:
-            return time.time() - datetime.fromisoformat(told["lastTransitionTime"]).timestamp()
+            return time.time() - unix_seconds(told["lastTransitionTime"])
     return 0.0
 
 

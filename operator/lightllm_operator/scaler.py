@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from lightllm_operator import metrics
@@ -25,6 +24,7 @@ from lightllm_operator.pods import (
 from lightllm_operator.reconcile import Key
 from lightllm_operator.sizing import KvChoice
 from lightllm_operator.spec import DeploymentSpec, read
+from lightllm_operator.timestamps import timestamp_now
 
 __all__ = ["Scaler", "Source"]
 
@@ -186,7 +186,7 @@ class Scaler:
         if decision.held and (before is None or not before.held):
             metrics.SCALE_DECISIONS.labels("hold").inc()
         if decision.replicas != replicas:
-            known.last_scale = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            known.last_scale = timestamp_now()
         # not again in the rounds until it is written
         if decision.replicas not in (replicas, before.replicas if before else None):
             metrics.SCALE_DECISIONS.labels("up" if decision.replicas > replicas else "down").inc()

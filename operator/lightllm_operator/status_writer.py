@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from datetime import UTC, datetime
 from typing import Any
 
 from lightllm_operator.cluster.client import Objects
 from lightllm_operator.errors import ApiError
 from lightllm_operator.names import API_VERSION, FIELD_MANAGER, KIND, STATUS_MANAGER
 from lightllm_operator.status import Observation, summarise
+from lightllm_operator.timestamps import timestamp_now
 from lightllm_operator.transitions import transitions
 
 __all__ = ["StatusWriter"]
@@ -29,7 +29,7 @@ class StatusWriter:
 
     async def tell(self, owner: Object, seen: Observation) -> None:
         """owner: the resource as it was read."""
-        before, now = owner.get("status", {}), _now()
+        before, now = owner.get("status", {}), timestamp_now()
         status = summarise(seen, before, now)
         if status != before:
             await self._write(owner, status, now)
@@ -78,7 +78,3 @@ class StatusWriter:
             await self._cluster.create(event)
         except ApiError as error:
             logger.warning("event not posted: %s", error)
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
