@@ -35,14 +35,11 @@ def transitions(before: Object, after: Object) -> list[tuple[str, str, str]]:
     old = {c["type"]: (c["status"], c["reason"]) for c in before.get("conditions", ())}
     notes: dict[str, tuple[str, str, str]] = {}
     for condition in after["conditions"]:
-        kind, reason, message = condition["type"], condition["reason"], condition["message"]
-        now, was = (condition["status"], reason), old.get(kind, ("Unknown", ""))
-        fine = _is_fine(kind, *now)
-        calm = fine or reason in _STARTING
-        idle = reason in _IDLE or (was[1] in _IDLE and fine)
-        if was == now or idle or (calm and _is_start(*was) and reason not in _NEWS):
-            continue
-        notes[kind] = ("Normal" if fine or reason in _WANTED else "Warning", reason, message)
+        was = old.get(condition["type"], ("Unknown", ""))
+        if _is_news(condition, *was):
+            well = _is_fine(condition) or condition["reason"] in _WANTED
+            severity = "Normal" if well else "Warning"
+            notes[condition["type"]] = (severity, condition["reason"], condition["message"])
     # Ready repeats the condition that it follows from
     cause = notes.pop("Ready", None)
     told = [] if cause is None else [cause]
@@ -61,13 +58,21 @@ def _scaled(before: Object, after: Object) -> list[tuple[str, str, str]]:
     return [("Normal", "Scaled", f"{was} to {now} pods" + (f": {decided}" if decided else ""))]
 
 
-def _is_fine(kind: str, status: str, reason: str) -> bool:
-    return status in (_WISHED.get(kind, "True"), "Unknown") or reason in (
-        "Downloading",
-        "RolloutComplete",
+def _is_news(condition: Object, status_before: str, reason_before: str) -> bool:
+    reason, fine = condition["reason"], _is_fine(condition)
+    if (condition["status"], reason) == (status_before, reason_before):
+        return False
+    if reason in _IDLE or (reason_before in _IDLE and fine):
+        return False
+    # nothing was known yet, or nothing was there
+    starts = reason_before in _STARTING or (
+        status_before == "Unknown" and reason_before != "Downloading"
     )
+    goes_on = fine or reason in _STARTING
+    return not (starts and goes_on) or reason in _NEWS
 
 
-def _is_start(status: str, reason: str) -> bool:
-    """Nothing was known yet, or nothing was there."""
-    return reason in _STARTING or (status == "Unknown" and reason != "Downloading")
+def _is_fine(condition: Object) -> bool:
+    return condition["status"] in (_WISHED.get(condition["type"], "True"), "Unknown") or (
+        condition["reason"] in ("Downloading", "RolloutComplete")
+    )
