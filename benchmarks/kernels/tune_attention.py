@@ -136,7 +136,7 @@ def _compile(key: ConfigKey, config: AttentionConfig) -> None:
             decode_attention(*given, decode, **others)
         else:
             ints = (_empty(2), _empty(2), _empty(2), _empty(3))
-            prefill_attention(*given, PrefillBatch(*ints, 64, 40, 100, ()), **others)
+            prefill_attention(*given, PrefillBatch(*ints, 64, ()), **others)
 
 
 def _compiled() -> Iterator[str]:

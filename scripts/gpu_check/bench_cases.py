@@ -278,6 +278,8 @@ def make_cases(device: torch.device, *, tiny: bool) -> list[Case]:
     cases.append((seven, "gaps between steps", partial(seven.gaps, batches[:2])))
     name = f"gaps in the middle of {many} requests at {RATE:.0f}/s"
     cases.append((seven, name, partial(seven.load_gaps, many, 2 if tiny else 50)))
+    name = f"{many} requests at {RATE:.0f}/s over HTTP"
+    cases.append((seven, name, partial(seven.over_http, many)))
     cases.append(
         (seven, "int8 KV at equal memory", partial(seven.equal_memory, count=fewer, slots=slots))
     )
@@ -289,8 +291,6 @@ def make_cases(device: torch.device, *, tiny: bool) -> list[Case]:
             cases.append((eight, f"decode, batch {batch}", partial(eight.decode, batch, steps)))
         name = f"{many} requests at {RATE:.0f}/s"
         cases.append((eight, name, partial(eight.load, count=many)))
-    name = f"{many} requests at {RATE:.0f}/s over HTTP"
-    cases.append((seven, name, partial(seven.over_http, many)))
     return [Case(f"{bench.name}: {name}", run) for bench, name, run in _one_at_a_time(cases)]
 
 

@@ -97,13 +97,12 @@ class Results:
         return all(case["outcome"] != "FAILED" for case in self.cases)
 
     def add(self, case_name: str, outcome: str, seconds: float, figures: Figures) -> None:
-        # a dry run's figures say nothing about a GPU: they are not kept anywhere
-        kept = {} if self.dry_run else {"seconds": round(seconds, 2), **figures}
-        if self.dry_run:
-            kept = {name: figures[name] for name in ("error", "why") if name in figures}
-        self.cases.append({"case": case_name, "outcome": outcome, **kept})
-        shown = [f"{name}={value}" for name, value in kept.items() if name != "rows"]
-        print(" ".join([f"{outcome:8s} {case_name}", *shown]), flush=True)
+        case = {"case": case_name, "outcome": outcome, "seconds": round(seconds, 2), **figures}
+        self.cases.append(case)
+        # a dry run's figures say nothing about a GPU
+        shown = ("error", "why") if self.dry_run else _figure_names(case)
+        texts = [f"{name}={case[name]}" for name in shown if name in case]
+        print(" ".join([f"{outcome:8s} {case_name}", *texts]), flush=True)
         self.write()
 
     @property
@@ -124,12 +123,14 @@ class Results:
         return ", ".join(parts) + "".join(others)
 
     def write(self) -> None:
+        """Make the JSON and the page; a dry run makes both, to see that it can, and keeps none."""
+        document = {"stage": self.stage, "machine": self.machine, "cases": self.cases}
+        texts = {".json": json.dumps(document, indent=1) + "\n", ".md": self._page()}
         if self.dry_run:
             return
         self.stem.parent.mkdir(parents=True, exist_ok=True)
-        document = {"stage": self.stage, "machine": self.machine, "cases": self.cases}
-        self.stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-        self.stem.with_suffix(".md").write_text(self._page())
+        for suffix, text in texts.items():
+            self.stem.with_suffix(suffix).write_text(text)
 
     def _page(self) -> str:
         chosen = f", cases with {self.only!r} in their name" if self.only else ""
@@ -137,13 +138,17 @@ class Results:
         lines += [f"- {name}: {value}" for name, value in self.machine.items()]
         lines += ["", "| case | outcome | figures |", "|---|---|---|"]
         for case in self.cases:
-            hidden = ("case", "outcome", "rows")
-            figures = [f"{name} {value}" for name, value in case.items() if name not in hidden]
+            figures = [f"{name} {case[name]}" for name in _figure_names(case)]
             lines.append(f"| {case['case']} | {case['outcome']} | {'; '.join(figures)} |")
         for case in self.cases:
             if case.get("rows"):
                 lines += ["", f"## {case['case']}", "", *_table(case["rows"])]
         return "\n".join([*lines, "", *([CONTEXT] if self.stage == "bench" else [])])
+
+
+def _figure_names(case: Figures) -> list[str]:
+    """Of those that are shown in a line; `rows` make a table."""
+    return [name for name in case if name not in ("case", "outcome", "rows")]
 
 
 def _table(rows: list[Figures]) -> list[str]:

@@ -153,12 +153,14 @@ def kv_write(
 
 def own_tests() -> Figures:
     """tests/kernels on this device, those marked gpu included."""
-    parallel = ["-n", "4"] if importlib.util.find_spec("xdist") else []
+    parallel = ["-n", "8"] if importlib.util.find_spec("xdist") else []
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-rf", "--tb=short", *parallel]
     # another torch may warn of other things; the compile gate needs no GPU
     command += ["-W", "default", "--ignore", "tests/kernels/test_ahead_of_time.py"]
     command += ["-m", "(gpu or not slow) and not whole", "tests/kernels"]
     paths = [*(str(ROOT / name) for name in ("kernels", "server")), os.environ.get("PYTHONPATH")]
+    # nothing is installed on the machine of the check
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -166,8 +168,7 @@ def own_tests() -> Figures:
         text=True,
         check=False,
         cwd=ROOT,
-        # nothing is installed on the machine of the check
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env=os.environ | environment,
     )
     lines = result.stdout.strip().splitlines() or [""]
     figures: Figures = {"pytest": lines[-1]}

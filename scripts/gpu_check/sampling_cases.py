@@ -36,7 +36,7 @@ def sampling(device: torch.device, rows: int, vocab: int) -> Figures:
     differing = int((got != wanted).sum())
     if differing > _MOST_DIFFERING * rows:
         raise AssertionError(f"{differing} of {rows} tokens are not the CPU's")
-    return {"rows": rows, "differing_tokens": differing}
+    return {"sampled_rows": rows, "differing_tokens": differing}
 
 
 def penalties(device: torch.device, rows: int, vocab: int) -> Figures:

@@ -55,8 +55,12 @@ def work(stage: str, *, dry_run: bool, only: str, first: int, failed: set[int], 
 
 
 def _works(device: torch.device) -> bool:
-    """False after an illegal access: every later call in this process would fail."""
+    """False after an illegal access, when every later call in this process would fail, and after a
+    recording that failed and left the allocator inside it.
+    """
     try:
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         return float(torch.ones(8, device=device).sum()) == 8.0
     except RuntimeError:
         return False
