@@ -46,8 +46,6 @@ class PrefillBatch:
     lens: torch.Tensor
     start_locs: torch.Tensor
     num_tokens: int
-    max_len: int
-    max_context: int
     chunks: tuple[PrefillChunk, ...]
 
 
@@ -100,11 +98,10 @@ def make_prefill_batch(
     nothing. ValueError on an empty chunk.
     """
     device = req_to_slots.device
-    start_locs, max_context = [0], 0
+    start_locs = [0]
     for row, start, length in zip(rows, starts, lens, strict=True):
         require(length > 0 and start >= 0, f"chunk of row {row}: start {start}, length {length}")
         start_locs.append(start_locs[-1] + length)
-        max_context = max(max_context, start + length)
     device_rows, device_starts, device_lens, device_start_locs = _to_int32(
         device, rows, starts, lens, start_locs
     )
@@ -114,8 +111,6 @@ def make_prefill_batch(
         lens=device_lens,
         start_locs=device_start_locs,
         num_tokens=start_locs[-1],
-        max_len=max(lens, default=0),
-        max_context=max_context,
         chunks=_cpu_chunks(req_to_slots, rows, starts, lens, dtype) if device.type == "cpu" else (),
     )
 

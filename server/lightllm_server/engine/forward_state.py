@@ -143,8 +143,6 @@ def _prefill_batch(
         lens=lens,
         start_locs=start_locs,
         num_tokens=len(plan.token_ids),
-        max_len=int(plan.chunk_lens.max()),
-        max_context=int((plan.chunk_starts + plan.chunk_lens).max()),
         # for the form without kernels
         chunks=(),
     )
