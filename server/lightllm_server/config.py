@@ -65,8 +65,9 @@ class HttpConfig:
 class RouterConfig:
     admission: Literal["efficient", "past-future", "conservative"] = _option(
         "efficient",
-        "efficient: LightLLM's peak estimate; past-future: the same with output lengths drawn from "
-        "those that ended lately; conservative: assume max_new_tokens, never preempt",
+        "efficient: LightLLM's peak estimate, expected over the outputs that ended lately; "
+        "past-future: the same with lengths drawn from them; conservative: assume max_new_tokens, "
+        "never preempt",
     )
     prefix_cache: Literal["per-key", "shared", "off"] = _option(
         "per-key",

@@ -31,7 +31,7 @@ _ROUTER_GAUGES = (
     ("lightllm_kv_tokens_total", "KV cache slots", Field.SLOTS_TOTAL),
     ("lightllm_kv_tokens_used", "KV cache slots that requests hold", Field.SLOTS_USED),
     ("lightllm_kv_tokens_cached", "KV cache slots free for reuse (prefixes)", Field.SLOTS_CACHED),
-    ("lightllm_kv_tokens_peak", "KV cache slots foreseen at the worst moment", Field.SLOTS_PEAK),
+    ("lightllm_kv_tokens_peak", "KV cache slots that the policy foresees", Field.SLOTS_PEAK),
     ("lightllm_batch_current_max_tokens", "KV cache slots in use", Field.SLOTS_USED),
 )
 _ROUTER_COUNTERS = (

@@ -1,9 +1,9 @@
 """How much of the KV cache a set of requests will need: the policies, pure arithmetic over arrays.
 
 `EfficientAdmission` is LightLLM's peak estimate (`Efficient Router`, lightllm 2023 `req_queue.py`)
-without its defects; `PastFutureAdmission` takes that peak over output lengths drawn from a history;
-`ConservativeAdmission` reserves the worst case. Not here: which requests are asked for
-(`admission_scan.py`).
+without its defects, in expectation where lengths are uncertain; `PastFutureAdmission` takes that
+peak over output lengths drawn from a history; `ConservativeAdmission` reserves the worst case. Not
+here: which requests are asked for (`admission_scan.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from lightllm_server.router.node_table import NodeTable
-from lightllm_server.router.output_lengths import OutputLengths, quantiles
+from lightllm_server.router.output_lengths import FloatArray, OutputLengths, quantiles
 from lightllm_server.router.row_table import BoolArray, IntArray
 
 __all__ = [
@@ -28,6 +28,9 @@ __all__ = [
     "peak_of",
     "policy",
 ]
+
+# into which `EfficientAdmission` divides the time to come, at most
+_SPANS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +61,20 @@ class Occupancy:
         held: IntArray = self.held[order] + self.tree.shares(self.nodes[order])
         return held
 
+    def divide(self, first: IntArray, others: IntArray) -> tuple[IntArray, int]:
+        """[B] tokens held per row, those of `first` in their order, then those of `others`; and the
+        tokens that one of `others` holds with any row together, which count for none.
+        """
+        order = np.concatenate([first, others])
+        shares, common = self.tree.divide(self.nodes[order], len(first))
+        return self.held[order] + shares, common
+
 
 class AdmissionPolicy(ABC):
     """Foresees how much cache a set of rows will need; what needs more than there is must wait.
 
-    `peak` must be monotone: no row that joins lowers it.
+    `peak` must have room for all that the rows hold and a token more for each, and be monotone: no
+    row that joins lowers it.
     """
 
     @abstractmethod
@@ -87,33 +99,75 @@ def peak_of(rows: Occupancy, remaining: IntArray) -> int:
 
 
 class EfficientAdmission(AdmissionPolicy):
-    """Admit while the estimated peak fits; preemption is the net under the estimate.
+    """Admit while the expected occupancy fits at every moment; preemption is the net under it.
 
-    Without `ignore_eos`, a request is expected to have min(max_new_tokens, max(1.1 × out, mean))
-    output tokens, where `mean` is that of the last `window` outputs that ended by
-    themselves, at most `expected_new_tokens`, which it is as long as none has. (LightLLM always
-    expects 1024, which leaves most of the cache empty where answers are short.)
+    A request ends as the last `window` outputs did that ended by themselves and are longer than it
+    is so far, and at its limit at the latest. Where its limit is certain (`ignore_eos`) that is its
+    length; where no known output is longer, LightLLM's guess min(max_new_tokens, max(1.1 × out,
+    expected_new_tokens)). If all lengths are such, the peak is LightLLM's. A prefix that several
+    rows share is expected to stay.
+    reserved: added to what is uncertain, as a part of it.
+    horizon: steps beyond which nothing uncertain is foreseen: by then much will have ended, and
+    what is in the way is young, and cheap to compute again.
     steps_in_flight: added to every remaining length, since a step is planned before the last one is
     read.
     """
 
     def __init__(
-        self, *, expected_new_tokens: int = 1024, window: int = 1000, steps_in_flight: int = 1
+        self,
+        *,
+        expected_new_tokens: int = 1024,
+        window: int = 300,
+        reserved: float = 0.01,
+        horizon: int = 64,
+        steps_in_flight: int = 1,
     ) -> None:
         self._lengths = OutputLengths(window)
         self._expected_new_tokens = expected_new_tokens
+        self._reserved = reserved
         self._steps_in_flight = steps_in_flight
+        # of spans of the time to come, which become longer with the distance
+        self._last_steps = np.unique(np.geomspace(1, horizon, _SPANS).astype(np.int64))
+        self._first_steps = np.concatenate([[1], self._last_steps[:-1] + 1])
 
     def observe(self, out_len: int) -> None:
         self._lengths.add(out_len)
 
     def peak(self, rows: Occupancy) -> int:
-        expected = self._expected_new_tokens
-        if len(self._lengths):
-            expected = min(expected, math.ceil(self._lengths.mean))
-        guess = np.maximum((rows.out_lens * 1.1).astype(np.int64), expected)
+        outs, delays = rows.out_lens, self._steps_in_flight + rows.prefill_steps
+        longest = self._lengths.longest
+        # rows of one length, known or guessed
+        fixed = rows.exact | (outs >= longest)
+        guess = np.maximum((outs * 1.1).astype(np.int64), self._expected_new_tokens)
+        guess[~fixed] = longest
         total = np.where(rows.exact, rows.limits, np.minimum(rows.limits, guess))
-        return peak_of(rows, total - rows.out_lens + self._steps_in_flight + rows.prefill_steps)
+        remaining = total - outs + delays
+        if fixed.all():
+            return peak_of(rows, remaining)
+        first, others = np.flatnonzero(fixed), np.flatnonzero(~fixed)
+        first = first[np.argsort(-remaining[first], kind="stable")]
+        held, common = rows.divide(first, others)
+        held_by_fixed, held_by_others = np.split(held, [len(first)])
+        alive, tokens = self._lengths.survivors(
+            held_by_others, outs[others], remaining[others], delays[others], self._first_steps
+        )
+        expected = (tokens + self._last_steps * alive) * (1 + self._reserved)
+        peak = _peak_beside(held_by_fixed, remaining[first], self._last_steps, expected)
+        return math.ceil(peak) + common
+
+
+def _peak_beside(held: IntArray, remaining: IntArray, steps: IntArray, others: FloatArray) -> float:
+    """The highest of the moments when one of N rows ends or a span does, with what others hold.
+
+    held, remaining: [N] as in `peak_of`, longest first. steps: [M] the last of each span of the
+    time to come. others: [M] tokens that others hold in it at most, then none.
+    """
+    tokens = np.concatenate([[0], np.cumsum(held)])
+    counts = np.searchsorted(-remaining, -steps, side="right")
+    at_steps = steps * counts + tokens[counts] + others
+    at_ends = remaining * np.arange(1, len(held) + 1) + tokens[1:]
+    at_ends = at_ends + np.append(others, 0.0)[np.searchsorted(steps, remaining)]
+    return float(np.concatenate([at_steps, at_ends]).max())
 
 
 class PastFutureAdmission(AdmissionPolicy):

@@ -25,11 +25,15 @@ __all__ = ["MAX_PROMPT_SHARE", "AdmissionScan"]
 # a prompt counts as at most this part of the prefill budget when the next ones ask to join: as many
 # long prompts may be prefilled side by side
 MAX_PROMPT_SHARE = 8
+# so few free rows are asked for all at once
 _FEW_ROWS = 8
+# and so many while the policy refuses nothing
+_MANY_ROWS = 32
 
 
 class AdmissionScan:
-    """Asks the policy as rarely as it can: one request costs one question, k cost about 2 log k.
+    """Asks the policy as rarely as it can: one request costs one question, k cost about 2 log k, or
+    one while it refuses nothing.
 
     open: whether anything happened since the head of the queue was refused that could let it in.
     """
@@ -47,6 +51,7 @@ class AdmissionScan:
         self._policy = policy
         self._max_batch_tokens = max_batch_tokens
         self.open = True
+        self._has_refused = False
 
     def choose(
         self, budget: int, prefill: PrefillSet, oldest_step: int
@@ -63,8 +68,10 @@ class AdmissionScan:
         candidates: list[tuple[Request, Node]] = []
         running = self._running()
         fitting, too_many = 0, 0
-        # the policy is monotone: double until it refuses, then halve; few rows may all be taken
-        tried = num_free if num_free <= _FEW_ROWS else 1
+        # the policy is monotone: double until it refuses, then halve
+        tried = min(num_free, _MANY_ROWS)
+        if self._has_refused and num_free > _FEW_ROWS:
+            tried = 1
         while not too_many or too_many - fitting > 1:
             candidates.extend(islice(source, max(0, tried - len(candidates))))
             tried = min(tried, len(candidates))
@@ -76,6 +83,8 @@ class AdmissionScan:
             else:
                 too_many = tried
             tried = (fitting + too_many) // 2 if too_many else 2 * fitting + 1
+        if candidates:
+            self._has_refused = too_many > 0
         if candidates and not fitting and not self._ledger.rows.num_active:
             # an estimate may be too careful for a request that has the cache for itself
             fitting = 1

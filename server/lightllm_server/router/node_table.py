@@ -23,8 +23,9 @@ class NodeTable:
     def __init__(self) -> None:
         self.parents: IntArray = np.zeros(64, dtype=np.int64)
         self.lengths: IntArray = np.zeros(64, dtype=np.int64)
-        # scratch of `shares`: first holder by node number
+        # scratch of `divide`: first and last holder by node number
         self._first: IntArray = np.zeros(64, dtype=np.int64)
+        self._last: IntArray = np.zeros(64, dtype=np.int64)
         self._free = list(range(63, ROOT, -1))
 
     def add(self, parent: int, length: int) -> int:
@@ -45,6 +46,13 @@ class NodeTable:
 
         holders: [B] node numbers. Returns [B].
         """
+        shares, _ = self.divide(holders, len(holders))
+        return shares
+
+    def divide(self, holders: IntArray, num_first: int) -> tuple[IntArray, int]:
+        """As `shares`, but what one of the last B - `num_first` holders has together with any other
+        is nobody's: returns the tokens of each [B], and how many are nobody's.
+        """
         ranks = np.arange(len(holders))
         shares: IntArray = np.zeros(len(holders), dtype=np.int64)
         levels = []
@@ -55,19 +63,26 @@ class NodeTable:
                 inside = nodes != ROOT
                 nodes, ranks = nodes[inside], ranks[inside]
             levels.append((nodes, ranks))
-            self._first[nodes] = len(holders)
+            self._first[nodes], self._last[nodes] = len(holders), -1
             nodes = self.parents[nodes]
         for nodes, ranks in levels:
-            # backwards, since the last one written wins
+            # the last one written wins: the first rank, if backwards
             behind = nodes[::-1]
             self._first[behind] = np.minimum(self._first[behind], ranks[::-1])
+            self._last[nodes] = np.maximum(self._last[nodes], ranks)
+        common = 0
         for nodes, ranks in levels:
-            shares[ranks] += np.where(self._first[nodes] == ranks, self.lengths[nodes], 0)
-        return shares
+            tokens = np.where(self._first[nodes] == ranks, self.lengths[nodes], 0)
+            last = self._last[nodes]
+            is_common = (last >= num_first) & (last != ranks)
+            common += int(tokens[is_common].sum())
+            tokens[is_common] = 0
+            shares[ranks] += tokens
+        return shares, common
 
     def _grow(self) -> None:
         size = len(self.parents)
         self.parents = np.concatenate([self.parents, np.zeros(size, dtype=np.int64)])
         self.lengths = np.concatenate([self.lengths, np.zeros(size, dtype=np.int64)])
-        self._first = np.zeros(2 * size, dtype=np.int64)
+        self._first, self._last = (np.zeros(2 * size, dtype=np.int64) for _ in range(2))
         self._free = list(range(2 * size - 1, size - 1, -1))

@@ -1,6 +1,6 @@
 """How long outputs were lately, and how long others may become: an empirical distribution.
 
-Lives here: lengths and draws. Not here: what follows for the cache (`admission.py`).
+Lives here: lengths, draws and survival. Not here: what follows for the cache (`admission.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lightllm_server.router.row_table import BoolArray, IntArray
 
-__all__ = ["OutputLengths", "quantiles"]
+__all__ = ["FloatArray", "OutputLengths", "quantiles"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -23,32 +23,56 @@ class OutputLengths:
         self._sorted: IntArray = np.zeros(window, dtype=np.int64)
         self._count = 0
         self._next = 0
-        self._sum = 0
-
-    def __len__(self) -> int:
-        return self._count
+        # by length, how many are longer; 0 from the longest on
+        self._longer: FloatArray = np.zeros(1024)
 
     @property
-    def mean(self) -> float:
-        """Of at least one."""
-        return self._sum / self._count
+    def longest(self) -> int:
+        """0 without any."""
+        return int(self._sorted[self._count - 1]) if self._count else 0
 
     def add(self, length: int) -> None:
         """Note one output's length; the oldest gives way."""
         lengths, count = self._sorted, self._count
         if count == len(self._ring):
             oldest = int(self._ring[self._next])
-            self._sum -= oldest
             gone = int(np.searchsorted(lengths, oldest))
             lengths[gone : count - 1] = lengths[gone + 1 : count]
             count -= 1
+            self._longer[:oldest] -= 1
         at = int(np.searchsorted(lengths[:count], length))
         lengths[at + 1 : count + 1] = lengths[at:count]
         lengths[at] = length
         self._ring[self._next] = length
         self._next = (self._next + 1) % len(self._ring)
         self._count = count + 1
-        self._sum += length
+        if length >= len(self._longer):
+            self._longer = np.concatenate([self._longer, np.zeros(length)])
+        self._longer[:length] += 1
+
+    def survivors(
+        self,
+        weights: IntArray,
+        out_lens: IntArray,
+        remaining: IntArray,
+        delays: IntArray,
+        steps: IntArray,
+    ) -> tuple[FloatArray, FloatArray]:
+        """How many outputs will still go on at steps to come, each as likely as those known ones
+        did that are longer than it is so far.
+
+        weights: [B]. out_lens: [B] tokens so far, less than `longest`. remaining: [B] steps to the
+        end at the latest. delays: [B] steps that do not count towards the length. steps: [M] from 1
+        on; an output takes part in step s if it becomes longer than out_lens + s - delays - 1.
+        Returns the expected number [M], and the expected sum of their weights [M].
+        """
+        # in 32 bits, and with rows along the last dimension, since it is done for each question
+        at = steps.astype(np.int32)[:, None] + (out_lens - delays - 1).astype(np.int32)
+        np.maximum(at, out_lens, out=at, casting="same_kind")
+        shares = self._longer.take(at, mode="clip")
+        shares *= steps[:, None] <= remaining
+        per_output = 1 / self._longer[out_lens]
+        return shares @ per_output, shares @ (weights * per_output)
 
     def draw(self, out_lens: IntArray, shares: FloatArray) -> tuple[IntArray, BoolArray]:
         """A length for each output, from the known ones that are longer than it is so far.

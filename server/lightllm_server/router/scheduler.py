@@ -99,7 +99,6 @@ class Scheduler(SchedulerStatus):
         self._in_flight: deque[PlannedStep] = deque()
         self._due = Events()
         self._next_step = 0
-        self._eos_ids = _int64([*config.eos_ids])
 
     # ------------------------------------------------------------ messages in
 
@@ -341,7 +340,8 @@ class Scheduler(SchedulerStatus):
         plan, token_ids = step.plan, np.array(result.token_ids, dtype=np.int64)
         table, tops = self._rows, result.tops
         amid = table.are_amid(plan.sample_rows, step.keys, plan.sample_out_lens)
-        amid &= ~np.isin(token_ids, self._eos_ids)
+        for eos_id in self.config.eos_ids:
+            amid &= token_ids != eos_id
         for i in np.flatnonzero(amid & table.own_stops[plan.sample_rows]).tolist():
             amid[i] = result.token_ids[i] not in step.samples[i].stop_ids
         rows, ids = plan.sample_rows[amid], token_ids[amid]
@@ -430,7 +430,3 @@ class Scheduler(SchedulerStatus):
 
 def _order(request: Request) -> int:
     return request.order
-
-
-def _int64(values: list[int]) -> IntArray:
-    return np.array(values, dtype=np.int64)

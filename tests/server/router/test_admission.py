@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lightllm_server.router import admission
 from lightllm_server.router.admission import (
@@ -84,15 +86,139 @@ def test_how_much_is_expected_of_a_request(
     assert EfficientAdmission(steps_in_flight=0).peak(rows) == 10 + remaining
 
 
-def test_efficient_learns_how_long_outputs_are() -> None:
-    rows = occupancy([(10, 0, 5000)], exact=False)
-    policy = EfficientAdmission(expected_new_tokens=100, window=2, steps_in_flight=0)
-    peaks = []
-    for length in (50, 31, 60, 2000):
+def efficient(lengths: Sequence[int], **options: float) -> EfficientAdmission:
+    policy = EfficientAdmission(**({"steps_in_flight": 0, "reserved": 0} | options))
+    for length in lengths:
         policy.observe(length)
-        peaks.append(policy.peak(rows))
-    # the mean of the last two, rounded up, and never more than without a history
-    assert peaks == [10 + 50, 10 + 41, 10 + 46, 10 + 100]
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("lengths", "out", "limit", "exact", "peak"),
+    [
+        ([50], 0, 5000, False, 10 + 50),
+        ([50], 20, 5000, False, 10 + 30),
+        ([50], 0, 20, False, 10 + 20),  # never beyond the limit
+        ([50], 0, 5000, True, 10 + 5000),  # ignore_eos: certain
+        ([50], 50, 5000, False, 10 + 974),  # none known is longer: LightLLM's guess
+        ([50], 2000, 5000, False, 10 + 200),
+        # all are there until the first ends
+        ([30, 50], 0, 5000, False, 10 + 30),
+        # half are there when the last ends
+        ([10, 60], 0, 5000, False, 70 / 2),
+        ([10, 60], 10, 5000, False, 10 + 50),
+        # beyond the horizon nothing is foreseen
+        ([500], 0, 5000, False, 10 + 64),
+        ([500], 0, 5000, True, 10 + 5000),
+    ],
+)
+def test_efficient_expects_what_the_known_outputs_did(
+    lengths: list[int], out: int, limit: int, exact: bool, peak: float
+) -> None:
+    got = efficient(lengths).peak(occupancy([(10, out, limit)], exact=exact))
+    # a span of the time to come counts with what is held in its last step
+    assert peak <= got <= 1.4 * peak
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=30),
+    rows=st.lists(
+        st.tuples(
+            st.integers(1, 300), st.integers(0, 80), st.integers(1, 90), st.booleans(),
+            st.integers(0, 4),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+)  # fmt: skip
+def test_efficient_is_the_highest_of_all_steps(
+    lengths: list[int], rows: list[tuple[int, int, int, bool, int]]
+) -> None:
+    """Beside all steps and all known outputs one by one."""
+    asked = occupancy([(held, out, out + left) for held, out, left, _, _ in rows])
+    asked.exact[:] = [exact for *_, exact, _ in rows]
+    asked.prefill_steps[:] = [steps for *_, steps in rows]
+    wanted = 0.0
+    for step in range(1, 200):
+        there = 0.0
+        for held, out, left, exact, prefill_steps in rows:
+            longer = [length for length in lengths if length > out]
+            ends = [min(left, length - out) for length in longer]
+            if exact or not longer:
+                ends = [left if exact else min(left, 1024 - out)]
+            elif step > 64:
+                continue
+            alive = sum(step <= end + 1 + prefill_steps for end in ends) / len(ends)
+            there += alive * (held + step)
+        wanted = max(wanted, there)
+    peak = efficient(lengths, steps_in_flight=1).peak(asked)
+    # a span of the time to come counts with what is held in its last step
+    assert wanted <= peak <= 1.5 * wanted + 1
+
+
+def test_efficient_expects_a_shared_prefix_to_stay() -> None:
+    tree = NodeTable()
+    shared = tree.add(0, 1000)
+    own = tree.add(shared, 40)
+    lengths = [10] * 9 + [60]
+    alone = occupancy([(0, 0, 500)], exact=False, nodes=[shared], tree=tree)
+    assert 1000 + 10 <= efficient(lengths).peak(alone) <= 1000 + 14
+    rows = [((0, 0, 500), shared), ((5, 0, 500), own)]
+    for order in (rows, rows[::-1]):
+        held, nodes = zip(*order, strict=True)
+        two = occupancy(held, exact=False, nodes=nodes, tree=tree)
+        assert 1000 + 45 + 20 <= efficient(lengths).peak(two) <= 1000 + 45 + 28
+        # also where one of them will be gone soon
+        at = nodes.index(shared)
+        two.exact[at], two.limits[at] = True, 1
+        assert 1000 + 45 + 10 <= efficient(lengths).peak(two) <= 1000 + 45 + 14
+
+
+def test_a_prefix_goes_with_its_only_holder_and_stays_with_two() -> None:
+    tree = NodeTable()
+    shared = tree.add(0, 1000)
+    own = tree.add(shared, 1)
+    # three of four are gone while the last row grows
+    for nodes, peak in (([shared, 0], 1002), ([own, shared, 0], 1060), ([shared, own, 0], 1060)):
+        rows = [(0, 0, 500)] * (len(nodes) - 1) + [(0, 0, 60)]
+        asked = occupancy(rows, exact=False, nodes=nodes, tree=tree)
+        asked.exact[-1] = True
+        assert peak <= efficient([1, 1, 1, 64]).peak(asked) <= peak + 40
+
+
+def test_efficient_sorts_what_is_certain_beside_what_is_not() -> None:
+    rows = occupancy([(0, 0, 10), (0, 0, 200), (0, 0, 500)], exact=False)
+    rows.exact[:2] = True
+    assert efficient([1, 2]).peak(rows) == 200
+
+
+def test_efficient_keeps_a_reserve_where_it_cannot_be_certain() -> None:
+    # 10 held and 40 to come, by the history or by the limit
+    for exact, least in ((False, 51), (True, 50)):
+        rows = occupancy([(10, 0, 40)], exact=exact)
+        bare, reserved = (efficient([40], reserved=share).peak(rows) for share in (0, 0.02))
+        assert bare >= 50
+        assert reserved >= least
+        assert (reserved > bare) is not exact
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_efficient_is_near_the_mean_of_many_futures(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = rng.lognormal(4, 1, 500).astype(np.int64) + 1
+    outs = rng.integers(0, 60, 200)
+    rows = [
+        (int(h), int(o), int(o + r))
+        for h, o, r in zip(rng.integers(1, 300, 200), outs, rng.integers(1, 400, 200), strict=True)
+    ]
+    moments, mean = np.arange(1, 65), np.zeros(64)
+    for _ in range(100):
+        for held, out, limit in rows:
+            end = min(int(rng.choice(lengths[lengths > out])), limit) - out
+            mean += np.where(moments <= end, held + moments, 0) / 100
+    got = efficient(lengths.tolist()).peak(occupancy(rows, exact=False))
+    assert mean.max() * 0.98 <= got <= mean.max() * 1.05
 
 
 def test_the_prefill_still_to_come_delays_the_end() -> None:
@@ -170,15 +296,30 @@ def test_a_seed_gives_the_same_peak_again_and_others_another() -> None:
 
 @pytest.mark.parametrize(
     "policy",
-    [EfficientAdmission(), ConservativeAdmission(), past_future([3, 9, 27, 81, 243, 729, 1458])],
+    [
+        EfficientAdmission(),
+        efficient([3, 9, 27, 81, 243, 729, 1458]),
+        ConservativeAdmission(),
+        past_future([3, 9, 27, 81, 243, 729, 1458]),
+    ],
 )
 def test_a_row_more_never_needs_less(policy: admission.AdmissionPolicy) -> None:
     rng = np.random.default_rng(0)
-    rows = [(int(h), int(o), int(o + r)) for h, o, r in rng.integers(1, 2000, size=(30, 3))]
-    for exact in (True, False):
-        peaks = [policy.peak(occupancy(rows[:n], exact=exact)) for n in range(1, len(rows) + 1)]
-        assert peaks == sorted(peaks)
-        assert peaks[0] > 0
+    for sharing in (0, 1, 4):
+        tree = NodeTable()
+        nodes = [0]
+        for _ in range(sharing):
+            nodes.append(tree.add(int(rng.choice(nodes)), int(rng.integers(1, 3000))))
+        rows = [(int(h), int(o), int(o + r)) for h, o, r in rng.integers(1, 2000, size=(30, 3))]
+        held_by = rng.choice(nodes, len(rows)).tolist()
+        for exact in (np.ones(30, dtype=bool), np.zeros(30, dtype=bool), rng.random(30) < 0.5):
+            peaks = []
+            for n in range(1, len(rows) + 1):
+                asked = occupancy(rows[:n], nodes=held_by[:n], tree=tree)
+                asked.exact[:] = exact[:n]
+                peaks.append(policy.peak(asked))
+            assert peaks == sorted(peaks)
+            assert peaks[0] > 0
 
 
 def test_conservative_reserves_the_sum_of_all_limits() -> None:

@@ -33,8 +33,7 @@ def draw(kept, out_len, share):
 def test_a_draw_is_a_quantile_of_the_longer_ones_in_the_window(lengths, window, out_len, share):
     kept = history(lengths, window)
     recent = lengths[-window:]
-    assert len(kept) == len(recent)
-    assert not recent or kept.mean == pytest.approx(sum(recent) / len(recent))
+    assert kept.longest == max(recent, default=0)
     longer = sorted(length for length in recent if length > out_len)
     want = longer[int(share * len(longer))] if longer else None
     assert draw(kept, out_len, share) == want
@@ -67,6 +66,41 @@ def test_draws_follow_the_distribution_of_what_is_longer():
     drawn, known = kept.draw(np.full(20_000, 200), shares)
     assert known.all()
     assert drawn.mean() == pytest.approx(lengths[lengths > 200].mean(), rel=0.02)
+
+
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    rows=st.lists(
+        st.tuples(st.integers(0, 500), st.integers(0, 59), st.integers(1, 90), st.integers(0, 4)),
+        min_size=1,
+        max_size=8,
+    ),
+)
+def test_survivors_are_counted_over_all_longer_outputs(lengths, rows):
+    kept = history(lengths)
+    rows = [row for row in rows if row[1] < max(lengths)]
+    steps = np.array([1, 2, 5, 11, 40, 70])
+    number, weight = kept.survivors(*np.array(rows, dtype=np.int64).reshape(-1, 4).T, steps)
+    for i, step in enumerate(steps.tolist()):
+        there = []
+        for held, out_len, remaining, delay in rows:
+            longer = [length for length in lengths if length > out_len]
+            ends = [min(length - out_len + delay, remaining) for length in longer]
+            there.append((sum(step <= end for end in ends) / len(ends), held))
+        assert number[i] == pytest.approx(sum(share for share, _ in there))
+        assert weight[i] == pytest.approx(sum(share * held for share, held in there))
+
+
+def test_survival_follows_the_window():
+    kept = history([5, 7], window=2)
+    row, steps = np.array([[10], [0], [5000], [0]]), np.array([5, 6, 7, 8])
+    assert kept.survivors(*row, steps)[0].tolist() == [1, 0.5, 0.5, 0]
+    kept.add(9)
+    assert kept.survivors(*row, steps)[0].tolist() == [1, 1, 1, 0.5]
+    # longer than any before, by far
+    kept.add(3000)
+    assert kept.survivors(*row, np.array([9, 10, 3000, 3001]))[0].tolist() == [1, 0.5, 0.5, 0]
 
 
 def test_quantiles_are_uniform_and_the_same_for_the_same_seed():

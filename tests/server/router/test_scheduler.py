@@ -7,6 +7,7 @@ import pytest
 from lightllm_server.router.admission import (
     ConservativeAdmission,
     EfficientAdmission,
+    Occupancy,
     PastFutureAdmission,
 )
 from lightllm_server.router.step_plan import StepPlan
@@ -581,3 +582,35 @@ def test_a_history_that_always_promises_too_little_is_no_livelock(caching: bool)
 
     counted, forgotten = preemptions(2), preemptions(1_000_000)
     assert 0 < counted < forgotten
+
+
+class CountingAdmission(ConservativeAdmission):
+    """questions: how many rows each was about."""
+
+    def __init__(self) -> None:
+        self.questions: list[int] = []
+
+    def peak(self, rows: Occupancy) -> int:
+        self.questions.append(len(rows.held))
+        return super().peak(rows)
+
+
+def test_the_policy_is_asked_once_for_all_until_it_refuses() -> None:
+    policy = CountingAdmission()
+    driver = SchedulerDriver(
+        policy, num_slots=200, max_rows=40, max_batch_tokens=200, caching=False
+    )
+    for _ in range(12):
+        driver.add([2, 3, 4], max_new_tokens=7)
+    driver.turn()
+    assert policy.questions == [12]
+    policy.questions.clear()
+    for _ in range(12):
+        driver.add([2, 3, 4], max_new_tokens=7)
+    driver.turn()
+    # those that run need 9 slots each, others 10: 9 of them fit
+    assert policy.questions[0] == 24
+    assert driver.scheduler.num_running_rows == 21
+    assert len(policy.questions) <= 5
+    driver.drain()
+    driver.check_drained()
