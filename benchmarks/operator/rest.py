@@ -86,10 +86,15 @@ class Rest:
         for item in listed["items"]:
             yield "ADDED", kind | item
         version = listed["metadata"]["resourceVersion"]
-        url = f"{self._server}{path}?watch=true&resourceVersion={version}&timeoutSeconds=3600"
-        async with self._session.get(url, read_bufsize=2**22) as answer:
-            async for line in answer.content:
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise RestError(410, f"watch of {path}: {event['object']}")
-                yield event["type"], event["object"]
+        while True:
+            # the API server ends a watch that it cannot write to for a moment, without a word
+            url = f"{self._server}{path}?watch=true&resourceVersion={version}&timeoutSeconds=3600"
+            async with self._session.get(url, read_bufsize=2**22) as answer:
+                if answer.status >= 400:
+                    raise RestError(answer.status, f"watch of {path}: {answer.status}")
+                async for line in answer.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise RestError(410, f"watch of {path}: {event['object']}")
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    yield event["type"], event["object"]
