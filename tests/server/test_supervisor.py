@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -163,7 +164,8 @@ def test_a_stopped_supervisor_is_killed_by_its_children(start, tmp_path):
     seconds = wait_until(lambda: not server.survivors(), 25, "every process gone")
     assert 14 < seconds < 18
     assert server.wait_exit(1) == -signal.SIGKILL
-    assert "supervisor is dead: no beat for 15." in server.log
+    # a child looks once a second, and again if the look itself was late
+    assert re.search(r"supervisor is dead: no beat for 1[5-7]\.\d s", server.log)
 
 
 def test_a_port_in_use_is_refused_at_once(start, tmp_path):
