@@ -14,7 +14,7 @@ from pathlib import Path
 
 from errors import ClusterError
 from layout import CACHE, HELM_VERSION, HERE, KUBERNETES_VERSION
-from shell import run, step
+from shell import run, run_over_network, step
 
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _MAJOR, _MINOR = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
@@ -150,7 +150,7 @@ def _build(name: str) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         made = Path(temporary) / name
         build = ("go", "build", "-trimpath", "-ldflags", module.flags)
-        run(
+        run_over_network(
             [*build, "-o", str(made), package],
             cwd=HERE / "go" / module.name,
             env={**os.environ, "CGO_ENABLED": "0"},

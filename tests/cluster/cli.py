@@ -97,16 +97,14 @@ def up() -> None:
     with _locked():
         say(f"Kubernetes {KUBERNETES_VERSION} on this machine, logs in {LOGS}")
         prepare()
-        intact = PIDS.exists() and certificates.are_valid()
-        if not intact:
+        if not (PIDS.exists() and certificates.are_valid()):
             _end()
         claim.take()
         try:
             _start()
         except ClusterError as error:
-            if not intact:
-                raise
-            say(f"{error}\nthis cannot be repaired: building anew")
+            # a part that is there cannot be repaired, or the machine failed it for a moment
+            say(f"{error}\nonce more, from nothing")
             _end()
             _start()
     say(f"ready after {time.monotonic() - began:.0f} s: export KUBECONFIG={KUBECONFIG}")

@@ -6,7 +6,7 @@ import daemons
 import machine
 from layout import CACHE, CONFIG, REGISTRY, RUN
 from network import CNI_CONFIG
-from shell import run, step, succeeds, wait_until
+from shell import run, step, succeeds
 
 NAME = "containerd"
 PAUSE_IMAGE = f"{REGISTRY}/pause:1"
@@ -49,7 +49,7 @@ def start() -> None:
         config.write_text(_config(), encoding="utf-8")
         RUN.mkdir(parents=True, exist_ok=True)
         daemons.start(NAME, ["containerd", "--config", config])
-        wait_until(_answers, 30, "containerd answers")
+        daemons.wait((NAME,), _answers, "containerd answers")
 
 
 def pull(image: str) -> None:
@@ -61,5 +61,4 @@ def pull(image: str) -> None:
 
 
 def _answers() -> bool:
-    daemons.check(NAME)
     return succeeds(["ctr", "--address", SOCKET, "version"])

@@ -24,7 +24,7 @@ from layout import (
     POD_RANGE,
     SERVICE_RANGE,
 )
-from shell import run, step, wait_until
+from shell import run, step
 
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
@@ -125,7 +125,7 @@ def start() -> None:
                 ],
             ),
         )
-        wait_until(_api_is_ready, 90, "the API server answers")
+        daemons.wait(("etcd", "kube-apiserver"), is_ready, "the API server answers")
     _start_clients()
 
 
@@ -162,12 +162,6 @@ def _secured(name: str, config: Path) -> list[str]:
         f"--tls-private-key-file={certificates.key(name)}",
         "--leader-elect=false",
     ]
-
-
-def _api_is_ready() -> bool:
-    daemons.check("etcd")
-    daemons.check("kube-apiserver")
-    return is_ready()
 
 
 def is_ready(address: str = NODE_IP, port: int = API_PORT, pki: Path = PKI) -> bool:

@@ -13,7 +13,7 @@ import daemons
 import kubeconfig
 from control_plane import kubectl
 from layout import CONFIG, COREDNS_READY_PORT, DOMAIN, NODE_IP
-from shell import step, wait_until
+from shell import step
 
 NAME = "coredns"
 
@@ -76,7 +76,7 @@ def start() -> None:
         corefile = CONFIG / "Corefile"
         corefile.write_text(_corefile(upstream), encoding="utf-8")
         daemons.start(NAME, [binaries.program("coredns"), "-conf", corefile])
-        wait_until(_is_ready, 30, "CoreDNS is ready")
+        daemons.wait((NAME,), _is_ready, "CoreDNS is ready")
 
 
 def _object(kind: str, **fields: object) -> dict[str, object]:
@@ -89,7 +89,6 @@ def _object(kind: str, **fields: object) -> dict[str, object]:
 
 
 def _is_ready() -> bool:
-    daemons.check(NAME)
     try:
         opener = build_opener(ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{COREDNS_READY_PORT}/ready", timeout=2) as answer:

@@ -7,12 +7,16 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from errors import ClusterError
+from errors import ClusterError, WaitedInVainError
 from layout import LOGS, MARK, PIDS
+from shell import wait_until
+
+# a part is up within seconds, on a machine that has other work within minutes
+_PATIENCE_S = 240.0
 
 
 def _start_time(pid: int) -> int | None:
@@ -66,17 +70,30 @@ def start(
 def check(name: str) -> None:
     """Raises ClusterError with the end of its log if it has ended."""
     if not is_running(name):
-        raise ClusterError(
-            f"{name} has ended; the end of {LOGS / f'{name}.log'}:\n{log_tail(name)}"
-        )
+        raise ClusterError(f"{name} has ended; {_log_end(name)}")
 
 
-def log_tail(name: str, lines: int = 15) -> str:
+def wait(names: Sequence[str], is_ready: Callable[[], bool], what: str) -> None:
+    """Until it is ready; raises ClusterError with the end of a log, at once if one has ended."""
+
+    def ready() -> bool:
+        for name in names:
+            check(name)
+        return is_ready()
+
     try:
-        text = (LOGS / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+        wait_until(ready, _PATIENCE_S, what)
+    except WaitedInVainError as error:
+        raise ClusterError("\n".join((str(error), *map(_log_end, names)))) from error
+
+
+def _log_end(name: str, lines: int = 15) -> str:
+    log = LOGS / f"{name}.log"
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        return "(no log)"
-    return "\n".join(text.splitlines()[-lines:])
+        return f"there is no {log}"
+    return "\n".join((f"the end of {log}:", *text.splitlines()[-lines:]))
 
 
 def stop(name: str, timeout: float = 15.0) -> None:

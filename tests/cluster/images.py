@@ -16,7 +16,7 @@ import binaries
 import daemons
 import leftovers
 from layout import CACHE, CHECKOUT, CONFIG, DATA, REGISTRY, RUN
-from shell import run, step, wait_until
+from shell import run, run_over_network, step
 
 REGISTRY_DAEMON = "registry"
 _SUITE = "bookworm"
@@ -55,7 +55,7 @@ def start_registry() -> None:
         config = CONFIG / "registry.yaml"
         config.write_text(_REGISTRY_CONFIG, encoding="utf-8")
         daemons.start(REGISTRY_DAEMON, ["docker-registry", "serve", config])
-        wait_until(_registry_answers, 20, "the registry answers")
+        daemons.wait((REGISTRY_DAEMON,), _registry_answers, "the registry answers")
 
 
 def _keep_blob_info() -> None:
@@ -70,7 +70,6 @@ def _keep_blob_info() -> None:
 
 
 def _registry_answers() -> bool:
-    daemons.check(REGISTRY_DAEMON)
     try:
         with build_opener(ProxyHandler({})).open(f"http://{REGISTRY}/v2/", timeout=2):
             return True
@@ -119,7 +118,8 @@ def make_base() -> str:
         _container("scratch") as container,
     ):
         root = Path(temporary) / "root"
-        run(["debootstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, root])
+        include = f"--include={_BASE_PACKAGES}"
+        run_over_network(["debootstrap", "--variant=minbase", include, _SUITE, root])
         for folder in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc"):
             shutil.rmtree(root / folder, ignore_errors=True)
         buildah("add", container, root, "/")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from errors import ClusterError
 from layout import BRIDGE, POD_RANGE, SERVICE_RANGE
-from shell import run, step, succeeds
+from shell import run, run_over_network, step, succeeds
 
 # Debian package → a program that it brings
 PACKAGES = {
@@ -121,9 +121,11 @@ def install_packages() -> None:
         policy.chmod(0o755)
     try:
         with step(f"installing {names}"):
-            run(["apt-get", "update", "-qq"], env=environment)
-            install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends")
-            run([*install, *missing], env=environment)
+            # another apt of the machine may be at work
+            apt = ("apt-get", "-qq", "-o=DPkg::Lock::Timeout=300")
+            run_over_network([*apt, "update"], env=environment)
+            install = (*apt, "install", "-y", "--no-install-recommends")
+            run_over_network([*install, *missing], env=environment)
     finally:
         if made:
             policy.unlink()

@@ -14,7 +14,7 @@ from containerd import SOCKET
 from control_plane import kubectl
 from errors import ClusterError
 from layout import CONFIG, DATA, DOMAIN, KUBELET_PORT, NODE, NODE_IP, POD_RANGE
-from shell import step, wait_until
+from shell import step
 
 NAMES = ("kubelet", "kube-proxy")
 
@@ -24,7 +24,7 @@ def start() -> None:
     with step("kubelet and kube-proxy"):
         _start_kubelet()
         _start_kube_proxy()
-        wait_until(_is_ready, 90, "the node is Ready")
+        daemons.wait(NAMES, _is_ready, "the node is Ready")
 
 
 def _start_kubelet() -> None:
@@ -93,8 +93,6 @@ def _start_kube_proxy() -> None:
 
 
 def _is_ready() -> bool:
-    for name in NAMES:
-        daemons.check(name)
     # what the API server says may be from before the kubelet was killed
     if not _answers("http://127.0.0.1:10248/healthz"):
         return False

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from errors import ClusterError
+from errors import ClusterError, WaitedInVainError
 from layout import MARK
 
 
@@ -45,6 +45,22 @@ def run(
     return done.stdout
 
 
+def run_over_network(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> str:
+    """`run` up to three times: a download may fail for a moment."""
+    for pause in (5, 20):
+        try:
+            return run(command, env=env, cwd=cwd)
+        except ClusterError as error:
+            say(f"{error}\nonce more in {pause} s")
+            time.sleep(pause)
+    return run(command, env=env, cwd=cwd)
+
+
 def succeeds(command: Sequence[str | Path]) -> bool:
     """Whether the program ends with 0; what it says is dropped."""
     try:
@@ -56,11 +72,11 @@ def succeeds(command: Sequence[str | Path]) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], timeout: float, what: str) -> None:
-    """Poll; raises ClusterError naming `what` after `timeout` seconds."""
+    """Poll; raises WaitedInVainError naming `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise ClusterError(f"{what}: not so after {timeout:.0f} s")
+            raise WaitedInVainError(f"{what}: not so after {timeout:.0f} s")
         time.sleep(0.2)
 
 

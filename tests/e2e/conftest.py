@@ -30,12 +30,21 @@ def programs() -> tuple[Path, Path]:
 
     os.environ["KUBECACHEDIR"] = str(layout.KUBECTL_CACHE)
     cluster = [sys.executable, CHECKOUT / "tests/cluster/cli.py"]
-    subprocess.run([*cluster, "up"], check=True)
+    _prepare([*cluster, "up"])
     for target in ("operator", "server"):
-        subprocess.run(
-            [*cluster, "load", f"lightllm-{target}:dev", f"--target={target}"], check=True
-        )
+        _prepare([*cluster, "load", f"lightllm-{target}:dev", f"--target={target}"])
     return binaries.program("kubectl"), binaries.program("helm")
+
+
+def _prepare(command: list[str | Path]) -> None:
+    """Run it; without a cluster no test can run, and what it said is the whole report."""
+    done = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    print(done.stdout)
+    if done.returncode:
+        called = " ".join(map(str, command[1:]))
+        pytest.exit(f"{called}: exit code {done.returncode}\n{done.stdout}", returncode=1)
 
 
 @pytest.fixture(scope="session")
