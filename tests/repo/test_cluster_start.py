@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
@@ -22,10 +23,15 @@ sys.exit(0 if len(calls.read_text()) >= int(sys.argv[2]) else "the mirror is awa
 
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch):
-    """A module of tests/cluster by its name."""
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a module of tests/cluster; scripts/gpu_check has some of the same names."""
     monkeypatch.syspath_prepend(CLUSTER)
-    return import_module
+    names = [path.stem for path in CLUSTER.glob("*.py")]
+    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield import_module
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(others)
 
 
 @pytest.fixture
