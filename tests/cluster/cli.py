@@ -117,6 +117,7 @@ def prepare() -> None:
     machine.check_kernel()
     machine.check_addresses()
     CACHE.mkdir(parents=True, exist_ok=True)
+    say(f"  {shutil.disk_usage(CACHE).free / 1e9:.0f} GB of disk free for {CACHE}")
     binaries.build()
 
 
