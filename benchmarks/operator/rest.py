@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -98,3 +99,4 @@ class Rest:
                         raise RestError(410, f"watch of {path}: {event['object']}")
                     version = event["object"]["metadata"]["resourceVersion"]
                     yield event["type"], event["object"]
+            await asyncio.sleep(0.1)

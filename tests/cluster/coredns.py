@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
 
 import binaries
 import daemons
 import kubeconfig
 from control_plane import kubectl
 from layout import CONFIG, COREDNS_READY_PORT, DOMAIN, NODE_IP
-from shell import step
+from shell import answers, step
 
 NAME = "coredns"
 
@@ -76,7 +74,8 @@ def start() -> None:
         corefile = CONFIG / "Corefile"
         corefile.write_text(_corefile(upstream), encoding="utf-8")
         daemons.start(NAME, [binaries.program("coredns"), "-conf", corefile])
-        daemons.wait((NAME,), _is_ready, "CoreDNS is ready")
+        ready = f"http://127.0.0.1:{COREDNS_READY_PORT}/ready"
+        daemons.wait((NAME,), lambda: answers(ready), "CoreDNS is ready")
 
 
 def _object(kind: str, **fields: object) -> dict[str, object]:
@@ -86,12 +85,3 @@ def _object(kind: str, **fields: object) -> dict[str, object]:
         "metadata": {"name": "lightllm:coredns"},
         **fields,
     }
-
-
-def _is_ready() -> bool:
-    try:
-        opener = build_opener(ProxyHandler({}))
-        with opener.open(f"http://127.0.0.1:{COREDNS_READY_PORT}/ready", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False

@@ -100,14 +100,20 @@ def stop(name: str, timeout: float = 15.0) -> None:
     """SIGTERM, then SIGKILL; nothing if it does not run."""
     pid = _pid(name)
     if pid is not None:
-        os.kill(pid, signal.SIGTERM)
+        _signal(pid, signal.SIGTERM)
         deadline = time.monotonic() + timeout
         while _pid(name) is not None:
             if time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
+                _signal(pid, signal.SIGKILL)
             _reap(pid)
             time.sleep(0.05)
     (PIDS / name).unlink(missing_ok=True)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    # it may have ended since it was looked up
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _reap(pid: int) -> None:

@@ -9,14 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
 
 import binaries
 import daemons
 import leftovers
 from layout import CACHE, CHECKOUT, CONFIG, DATA, REGISTRY, RUN
-from shell import run, run_over_network, step
+from shell import answers, run, run_over_network, step
 
 REGISTRY_DAEMON = "registry"
 _SUITE = "bookworm"
@@ -55,7 +53,8 @@ def start_registry() -> None:
         config = CONFIG / "registry.yaml"
         config.write_text(_REGISTRY_CONFIG, encoding="utf-8")
         daemons.start(REGISTRY_DAEMON, ["docker-registry", "serve", config])
-        daemons.wait((REGISTRY_DAEMON,), _registry_answers, "the registry answers")
+        name = REGISTRY_DAEMON
+        daemons.wait((name,), lambda: answers(f"http://{REGISTRY}/v2/"), "the registry answers")
 
 
 def _keep_blob_info() -> None:
@@ -67,14 +66,6 @@ def _keep_blob_info() -> None:
         leftovers.BLOB_INFO.unlink(missing_ok=True)
         leftovers.BLOB_INFO.parent.mkdir(parents=True, exist_ok=True)
         leftovers.BLOB_INFO.symlink_to(kept)
-
-
-def _registry_answers() -> bool:
-    try:
-        with build_opener(ProxyHandler({})).open(f"http://{REGISTRY}/v2/", timeout=2):
-            return True
-    except (URLError, OSError):
-        return False
 
 
 def push(image: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from urllib.request import ProxyHandler, build_opener
 
 import binaries
 import certificates
@@ -14,7 +13,7 @@ from containerd import SOCKET
 from control_plane import kubectl
 from errors import ClusterError
 from layout import CONFIG, DATA, DOMAIN, KUBELET_PORT, NODE, NODE_IP, POD_RANGE
-from shell import step
+from shell import answers, step
 
 NAMES = ("kubelet", "kube-proxy")
 
@@ -94,18 +93,10 @@ def _start_kube_proxy() -> None:
 
 def _is_ready() -> bool:
     # what the API server says may be from before the kubelet was killed
-    if not _answers("http://127.0.0.1:10248/healthz"):
+    if not answers("http://127.0.0.1:10248/healthz"):
         return False
     path = '{.status.conditions[?(@.type=="Ready")].status}'
     try:
         return kubectl("get", "node", NODE, f"-o=jsonpath={path}") == "True"
     except ClusterError:
-        return False
-
-
-def _answers(url: str) -> bool:
-    try:
-        with build_opener(ProxyHandler({})).open(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
         return False

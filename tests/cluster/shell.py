@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import ProxyHandler, build_opener
 
 from errors import ClusterError, WaitedInVainError
 from layout import MARK
@@ -51,7 +53,7 @@ def run_over_network(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> str:
-    """`run` up to three times: a download may fail for a moment."""
+    """`run`, up to three times: a download may fail for a moment. Raises the last ClusterError."""
     for pause in (5, 20):
         try:
             return run(command, env=env, cwd=cwd)
@@ -68,6 +70,15 @@ def succeeds(command: Sequence[str | Path]) -> bool:
             list(map(str, command)), capture_output=True, check=False
         ).returncode
     except FileNotFoundError:
+        return False
+
+
+def answers(url: str) -> bool:
+    """Whether a GET, by no proxy, is answered with 200 within 2 s."""
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, HTTPException):
         return False
 
 
