@@ -171,7 +171,8 @@ def run(config: ServerConfig, run_dir: Path, page: StatusPage) -> None:
     row.state = State.READY
     step_s = float(os.environ.get("FAKE_STEP_MS", "1")) / 1000
     while True:
-        channels.wait_any(from_api, from_detok, timeout_ms=500 if not fake.running else 0)
+        timeout_ms = 0 if fake.running or fake.waiting else 500
+        channels.wait_any(from_api, from_detok, timeout_ms=timeout_ms)
         for message in from_api.receive_all():
             if isinstance(message, Abort):
                 fake.abort(message.request_id)
