@@ -68,6 +68,8 @@ class WatchCache:
         self._known: dict[str, dict[Key, _Known]] = {each.kind: {} for each in WATCHED}
         # (version, since when): shown by a LIST and not by the watch
         self._unseen: dict[str, dict[Key, tuple[int, float]]] = {each.kind: {} for each in WATCHED}
+        # those that the watch has shown as deleted since the last LIST, with the deletion's version
+        self._deleted: dict[str, dict[Key, int]] = {each.kind: {} for each in WATCHED}
         # the newest version that the watch has shown of any object
         self._newest = {each.kind: 0 for each in WATCHED}
         self._objects: dict[str, dict[Key, dict[str, Any]]] = {each.kind: {} for each in WATCHED}
@@ -106,6 +108,8 @@ class WatchCache:
         unseen = self._unseen[kind].get(name)
         if deleted or (unseen is not None and unseen[0] <= version):
             self._unseen[kind].pop(name, None)
+        if deleted:
+            self._deleted[kind][name] = version
         known = self._known[kind].get(name)
         if known is not None:
             known.seen = max(known.seen, version)
@@ -138,8 +142,8 @@ class WatchCache:
         unseen: dict[Key, tuple[int, float]] = {}
         names: set[Key] = set()
         differs = False
-        for body in listed:
-            name, newest = _name(body), _version(body["metadata"])
+        for name, body in self._still_there(kind, listed, int(version)):
+            newest = _version(body["metadata"])
             names.add(name)
             one = known.get(name)
             if one is None or one.seen < newest:
@@ -153,8 +157,8 @@ class WatchCache:
         changed: set[Key] = set()
         names: set[Key] = set()
         known = self._known[kind]
-        for body in bodies:
-            name, newest = _name(body), _version(body["metadata"])
+        for name, body in self._still_there(kind, bodies, int(version)):
+            newest = _version(body["metadata"])
             names.add(name)
             one = known.get(name)
             if one is None or one.version < newest:
@@ -184,6 +188,18 @@ class WatchCache:
             return ""
         _, kind, name = min(entries)
         return f"{kind} {name.namespace}/{name.name}"
+
+    def _still_there(
+        self, kind: str, listed: Iterable[Object], version: int
+    ) -> list[tuple[Key, Object]]:
+        """Without those that the watch has shown as deleted after the LIST was made, before its
+        answer came."""
+        deleted = self._deleted[kind]
+        named = [(_name(body), body) for body in listed]
+        there = [(n, body) for n, body in named if _version(body["metadata"]) > deleted.get(n, -1)]
+        # later LISTs are newer
+        self._deleted[kind] = {n: at for n, at in deleted.items() if at > version}
+        return there
 
     def _gone(self, kind: str, listed: set[Key], version: int) -> list[Key]:
         """Known objects that a LIST at `version` lacks; later ones it could not have."""

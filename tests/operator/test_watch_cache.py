@@ -106,3 +106,20 @@ def test_a_watch_behind_the_list_takes_nothing_back():
     # made again since, as the LIST knows
     cache.show(KIND, resource(version=8), deleted=True)
     assert cache.resources()[DEMO]["spec"] == {"replicas": 9}
+
+
+def test_a_list_made_before_a_deletion_and_answered_after_it_brings_nothing_back():
+    cache = WatchCache()
+    cache.show("Pod", pod("demo-a", 5))
+    # the LIST knows of a change, by which the whole objects are asked for
+    assert cache.compare("Pod", [pod("demo-a", 6)], "7", now=0)
+    cache.show("Pod", pod("demo-a", 6))
+    cache.show("Pod", pod("demo-a", 9), deleted=True)
+    assert cache.replace("Pod", [pod("demo-a", 6)], "8") == set()
+    assert cache.pods(DEMO) == []
+    assert not cache.compare("Pod", [pod("demo-a", 6)], "8", now=1)
+    assert cache.unseen_seconds(100) == 0
+    # made again under its name
+    assert cache.compare("Pod", [pod("demo-a", 12)], "12", now=60)
+    assert cache.replace("Pod", [pod("demo-a", 12)], "12") == {DEMO}
+    assert [each["metadata"]["name"] for each in cache.pods(DEMO)] == ["demo-a"]
