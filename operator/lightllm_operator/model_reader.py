@@ -37,12 +37,14 @@ _POD_PATIENCE_S = 30
 
 
 class ModelReading(NamedTuple):
-    """Facts with the report to keep, or why there are none yet."""
+    """Facts with the report to keep, or why there are none yet. again_s: seconds until a model that
+    cannot be served is due to be looked at again."""
 
     model: ModelFacts | None = None
     report: str = ""
     problem: PodProblem | None = None
     download: DownloadProgress | None = None
+    again_s: float | None = None
 
 
 class ModelReader:
@@ -78,13 +80,15 @@ class ModelReader:
                     model = ModelFacts.from_report(text)
                 except ValueError:
                     continue
+                again_s = None
                 if model.errors and not spec.model.uri.startswith("file://"):
                     # an image stays as it is, all else may be mended; a claim is often filled
                     # beside
                     is_claim = spec.model.uri.startswith("pvc://")
-                    await self._again_later(job, spec, _RETRY_S if is_claim else _RECHECK_S)
+                    retry_s = _RETRY_S if is_claim else _RECHECK_S
+                    again_s = await self._again_later(job, spec, retry_s)
                 noted = {"job": name, **_uid(claim), "report": json.loads(text)}
-                return ModelReading(model, json.dumps(noted))
+                return ModelReading(model, json.dumps(noted), again_s=again_s)
         problem = await self._job_problem(job, spec, pods, retry_s, "CheckFailed")
         return ModelReading(problem=problem)
 
@@ -149,16 +153,23 @@ class ModelReader:
             return PodProblem("PodMissing", f"{said}`kubectl describe job {name}`")
         return problem
 
-    async def _again_later(self, job: Object, spec: DeploymentSpec, patience: float) -> None:
-        """What was not there may be there later: let the Job be made again."""
+    async def _again_later(
+        self, job: Object, spec: DeploymentSpec, patience: float
+    ) -> float | None:
+        """What was not there may be there later: let the Job be made again. The seconds until that
+        is due, None once it is done: the Job's end is an event of its own.
+        """
         ends = (
             condition["lastTransitionTime"]
             for condition in job.get("status", {}).get("conditions", ())
             if condition["status"] == "True"
         )
         since = max(ends, default=job["metadata"]["creationTimestamp"])
-        if time.time() - unix_seconds(since) > patience:
-            await self._cluster.delete("batch/v1", "Job", spec.namespace, job["metadata"]["name"])
+        left = patience - (time.time() - unix_seconds(since))
+        if left > 0:
+            return left
+        await self._cluster.delete("batch/v1", "Job", spec.namespace, job["metadata"]["name"])
+        return None
 
     async def _pods_of(self, spec: DeploymentSpec, component: str, job: str) -> list[Object]:
         labels = {**child_labels(spec.name, component), "batch.kubernetes.io/job-name": job}

@@ -159,7 +159,7 @@ class Reconciler:
             # only an edit helps
             return seen, None
         if refused_error is not None:
-            return seen, _RECHECK_S
+            return seen, min(_RECHECK_S, reading.again_s or _RECHECK_S)
         return seen, None if settled else _SOON_S
 
     async def _read_model(

@@ -14,7 +14,7 @@ from lightllm_operator import cache, manifests
 from lightllm_operator.cluster.progress import ProgressReader
 from lightllm_operator.errors import ApiError, RefusedError
 from lightllm_operator.facts import DownloadProgress
-from lightllm_operator.model_reader import ModelReader
+from lightllm_operator.model_reader import ModelReader, ModelReading
 from lightllm_operator.settings import Settings
 from lightllm_server.fetch.progress import Progress
 from operator_objects import spec_of
@@ -124,7 +124,7 @@ def test_claim_then_fetch_then_check_then_facts(cluster, read):
     assert read(**CACHED).download == DownloadProgress(pod=f"{fetch}-0", done=1, total=4)
     assert cluster.names("Job") == [fetch]
     cluster.end(fetch, "Complete")
-    assert read(**CACHED) == (None, "", None, None)
+    assert read(**CACHED) == ModelReading()
     assert cluster.names("Job") == [fetch, check]
     cluster.add_pod(check, phase="Succeeded", containerStatuses=ended("check", 0, **REPORT))
     reading = read(**CACHED)
@@ -258,24 +258,26 @@ def test_a_job_whose_pod_is_refused_is_told_after_a_while(cluster, read, spec, s
 
 
 @pytest.mark.parametrize(
-    ("uri", "seconds", "made_again"),
+    ("uri", "seconds", "made_again", "again_s"),
     [
-        ("file:///models/x", 3000, False),
-        ("pvc://models/x", 30, False),
-        ("pvc://models/x", 90, True),
-        ("hf://org/name", 90, False),
-        ("hf://org/name", 700, True),
+        ("file:///models/x", 3000, False, None),
+        ("pvc://models/x", 20, False, 40),
+        ("pvc://models/x", 90, True, None),
+        ("hf://org/name", 90, False, 510),
+        ("hf://org/name", 700, True, None),
     ],
 )
 def test_a_model_that_cannot_be_served_is_looked_at_again_where_it_may_change(
-    cluster, read, uri, seconds, made_again
+    cluster, read, uri, seconds, made_again, again_s
 ):
     read(model={"uri": uri})
     [job] = cluster.names("Job")
     cluster.add_pod(job, phase="Succeeded", containerStatuses=ended("check", 0, errors=["odd"]))
     cluster.end(job, "Complete", seconds_ago=seconds)
-    assert read(model={"uri": uri}).model.errors == ("odd",)
+    found = read(model={"uri": uri})
+    assert found.model.errors == ("odd",)
     assert (cluster.names("Job") == []) == made_again
+    assert found.again_s == (again_s and pytest.approx(again_s, abs=10))
 
 
 def test_a_check_that_ends_without_a_report_is_told_and_made_again(cluster, read):

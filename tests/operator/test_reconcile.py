@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -210,6 +212,20 @@ def test_a_refused_child_is_told_and_not_tried_at_once(cluster, cache, kind, sta
     cluster.end_check()
     reconcile(fresh)
     assert cluster.condition("ConfigValid")["status"] == "True"
+
+
+def test_a_model_that_may_come_is_looked_for_a_minute_after_the_last_look(cluster, cache):
+    """However the reconciles between fall, which each put off the next."""
+    owner = cluster.objects[KIND, "demo"]
+    cluster.put({**owner, "spec": {**owner["spec"], "model": {"uri": "pvc://models/x"}}})
+    settle(cluster, cache)
+    cluster.end_check("no such directory")
+    [job] = [body for (kind, _), body in cluster.objects.items() if kind == "Job"]
+    past = datetime.fromtimestamp(time.time() - 45, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    ended = {"type": "Complete", "status": "True", "lastTransitionTime": past}
+    cluster.put({**job, "status": {"conditions": [ended]}})
+    assert reconcile(FreshCluster(cluster, cache)) == pytest.approx(15, abs=10)
+    assert cluster.condition("ConfigValid")["reason"] == "UnsupportedModel"
 
 
 def test_a_child_that_the_api_server_fails_to_write_is_tried_again(cluster, cache):

@@ -83,11 +83,12 @@ class MemoryCluster:
         self.asked[f"DELETE {kind}"] += 1
         self._cache.show(kind, self.objects.pop((kind, name)), deleted=True)
 
-    def end_check(self) -> None:
-        """As the kubelet does with the newest."""
+    def end_check(self, *errors: str) -> None:
+        """As the kubelet does with the newest; errors: why the model cannot be served."""
         name = [name for kind, name in self.objects if kind == "Job"][-1]
         labels = {**child_labels("demo", CHECK), "batch.kubernetes.io/job-name": name}
-        ended = {"terminated": {"exitCode": 0, "message": json.dumps(REPORT)}}
+        report = json.dumps({**REPORT, "errors": errors})
+        ended = {"terminated": {"exitCode": 0, "message": report}}
         status = {"containerStatuses": [{"name": "check", "image": "i", "state": ended}]}
         self.put(
             {"kind": "Pod", "metadata": {"name": f"{name}-0", "labels": labels}, "status": status}
