@@ -1,8 +1,11 @@
-"""The fault table: filled by the tests, printed after them, and required with `--fault-table`."""
+"""The fault table: filled by the tests, printed after them, and required with `--fault-table`. And
+Hypothesis without a deadline: a machine that stands still for a moment fails no example.
+"""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from fault_table import FaultTable
 
@@ -20,6 +23,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[TABLE] = FaultTable()
+    settings.register_profile("patient", deadline=None)
+    settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

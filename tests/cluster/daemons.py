@@ -35,8 +35,9 @@ def _pid(name: str) -> int | None:
     except (FileNotFoundError, ValueError):
         return None
     pid: int = noted["pid"]
+    start = _start_time(pid)
     # a number may have been given to another program since
-    return pid if _start_time(pid) == noted["start"] else None
+    return pid if start is not None and start == noted["start"] else None
 
 
 def is_running(name: str) -> bool:

@@ -35,12 +35,12 @@ _SCRATCH = DATA / "scratch"
 _CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
-def buildah(*arguments: str | Path) -> str:
-    """buildah over storage in the cache; raises ClusterError."""
+def buildah(*arguments: str | Path, over_network: bool = False) -> str:
+    """buildah over storage in the cache; over_network: up to three times. Raises ClusterError."""
     root, state = str(CACHE / "buildah" / "root"), str(RUN / "buildah")
     # a push that is killed leaves gigabytes there
     _SCRATCH.mkdir(parents=True, exist_ok=True)
-    return run(
+    return (run_over_network if over_network else run)(
         ["buildah", "--root", root, "--runroot", state, *arguments],
         env={**os.environ, **_ENVIRONMENT, "TMPDIR": str(_SCRATCH)},
     )
@@ -126,6 +126,7 @@ def build(target: str, tag: str, dockerfile: Path = CHECKOUT / "Dockerfile") -> 
         buildah(
             *("build", "--layers", f"--target={target}", f"--build-arg=BASE={base}"),
             *(f"--tag={name}", f"--file={dockerfile}", *settings, str(CHECKOUT)),
+            over_network=True,
         )
     return name
 

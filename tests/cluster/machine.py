@@ -123,7 +123,9 @@ def install_packages() -> None:
         with step(f"installing {names}"):
             # another apt of the machine may be at work
             apt = ("apt-get", "-qq", "-o=DPkg::Lock::Timeout=300")
-            run_over_network([*apt, "update"], env=environment)
+            # or else an index that could not be fetched is only warned of
+            strict = "-o=APT::Update::Error-Mode=any"
+            run_over_network([*apt, strict, "update"], env=environment)
             install = (*apt, "install", "-y", "--no-install-recommends")
             run_over_network([*install, *missing], env=environment)
     finally:

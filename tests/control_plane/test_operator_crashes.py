@@ -162,8 +162,10 @@ def test_some_writes_may_be_the_last(start, name, capsys):
 @pytest.mark.timeout(240)
 def test_an_operator_that_depends_on_events_is_caught(start, tmp_path):
     scenario = SCENARIOS["create"]
-    with start(source=changed_copy(tmp_path, EDGE_TRIGGERED), timeout_s=15) as runs:
+    with start(source=changed_copy(tmp_path, EDGE_TRIGGERED)) as runs:
         unkilled = runs.run(scenario)
+        # it waits in vain
+        runs.timeout_s = 15
         [k] = [k for k, write in enumerate(unkilled.writes, 1) if "/services/" in write]
         with pytest.raises(AssertionError, match=r'\+ "services": \[\]'):
             runs.run(scenario, k=k, expected=unkilled.state)

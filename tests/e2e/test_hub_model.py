@@ -92,11 +92,11 @@ def test_a_cache_is_filled_once_told_about_and_resumed_after_a_kill(kube, hub):
     def is_half_way() -> bool:
         nonlocal told
         told = condition(kube.get("lld", "demo"), "ModelAvailable")
-        return told.get("reason") == "Downloading" and "2 of 4 MB" in told["message"]
+        return told.get("reason") == "Downloading" and "54 %" in told["message"]
 
     kube.wait("the download is told about", is_half_way, 60)
     assert told["status"] == "Unknown"
-    assert "54 %" in told["message"]
+    assert "2 of 4 MB" in told["message"]
     [pod] = kube.list("pods", "app.kubernetes.io/component=fetch")
     kube("delete", "pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     hub.release.set()

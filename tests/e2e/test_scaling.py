@@ -22,7 +22,7 @@ def test_a_queue_scales_out_and_idleness_in(kube):
 
     with Load(kube.address("demo"), clients=8, max_new_tokens=200) as load:
         seconds = kube.wait("a second pod is wanted", lambda: desired() == 2, 30)
-        kube.wait("two pods serve", lambda: kube.get("lld", "demo")["status"]["readyReplicas"] == 2)
+        kube.wait("two pods serve", lambda: kube.ready_replicas("demo") == 2, 120)
         time.sleep(5)
     print(f"scale-out was written {seconds:.1f} s after the load began")
     kube.wait("one pod is wanted again", lambda: desired() == 1, 90)

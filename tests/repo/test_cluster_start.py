@@ -36,11 +36,10 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType
 
 @pytest.fixture
 def daemons(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """With a log of a part named dns, and little patience."""
+    """With a log of a part named dns."""
     daemons = load("daemons")
     (tmp_path / "dns.log").write_text("starting\nno address left\n")
     monkeypatch.setattr(daemons, "LOGS", tmp_path)
-    monkeypatch.setattr(daemons, "_PATIENCE_S", 1.0)
     return daemons
 
 
@@ -58,6 +57,7 @@ def test_a_download_is_tried_three_times(load, tmp_path, monkeypatch, succeeds_a
 
 def test_a_part_that_does_not_come_up_is_told_with_the_end_of_its_log(load, daemons, monkeypatch):
     monkeypatch.setattr(daemons, "is_running", lambda _: True)
+    monkeypatch.setattr(daemons, "_PATIENCE_S", 1.0)
     with pytest.raises(load("errors").ClusterError) as told:
         daemons.wait(("dns",), lambda: False, "DNS answers")
     assert str(told.value).startswith("DNS answers: not so after 1 s\nthe end of ")

@@ -144,7 +144,7 @@ contents = st.lists(fragments | st.text(max_size=3), max_size=8).map("".join)
 # in the normalized layout the template's own special tokens count only behind a space
 @pytest.mark.parametrize("layout", ["byte-level", "prepend", "first", "always"])
 @pytest.mark.parametrize("template", ["chatml", "llama2", "zephyr"])
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(content=contents, answer=contents)
 def test_special_tokens_in_messages_stay_text(layout, template, content, answer):
     ours = chat_tokenizer_of(layout, TEMPLATES[template])

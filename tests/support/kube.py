@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -124,8 +125,18 @@ class Kube:
         }
 
     def address(self, name: str) -> str:
-        """The Service's cluster address, which the host reaches too."""
-        return self.get("service", name)["spec"]["clusterIP"]
+        """The Service's cluster address, which the host reaches too, once the proxy knows a pod."""
+        address = self.get("service", name)["spec"]["clusterIP"]
+        self.wait(f"{name} at {address}:80", lambda: _is_open(address, 80), 30)
+        return address
+
+
+def _is_open(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def condition(body: dict[str, Any], kind: str) -> dict[str, Any]:

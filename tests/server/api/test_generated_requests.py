@@ -18,7 +18,6 @@ from lightllm_server.api.app import routes_app
 pytestmark = pytest.mark.slow
 
 SETTINGS = settings(
-    deadline=None,
     derandomize=True,
     database=None,
     phases=[Phase.explicit, Phase.generate],

@@ -52,7 +52,7 @@ def naive_cut(text: str, stops: tuple[str, ...], include_stop: bool) -> tuple[st
     return text, None, len(text)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     text=st.text(CHARACTERS, min_size=1, max_size=40),
     stops=st.lists(st.text(CHARACTERS, max_size=4), max_size=3).map(tuple),

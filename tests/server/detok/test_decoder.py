@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightllm_server.detok.decoder import Decoder, TokenTexts
@@ -42,13 +42,11 @@ def ids_of(layout: TokenTexts) -> st.SearchStrategy[list[int]]:
     return st.lists(st.integers(0, last), max_size=25)
 
 
-@settings(deadline=None)
 @given(prompt=ids_of(BYTE_LEVEL), ids=ids_of(BYTE_LEVEL), skip=skips)
 def test_any_byte_level_tokens(prompt, ids, skip):
     check(BYTE_LEVEL, prompt, ids, skip)
 
 
-@settings(deadline=None)
 @given(prompt=ids_of(METASPACE), ids=ids_of(METASPACE), skip=skips)
 def test_any_metaspace_tokens(prompt, ids, skip):
     check(METASPACE, prompt, ids, skip)
@@ -66,7 +64,6 @@ sentencepiece_tokens = st.lists(
 ).map(lambda parts: [token_id for part in parts for token_id in part])
 
 
-@settings(deadline=None)
 @given(prompt=sentencepiece_tokens, ids=sentencepiece_tokens, skip=skips)
 def test_any_sentencepiece_tokens_whose_bytes_are_characters(prompt, ids, skip):
     check(SENTENCEPIECE, prompt, ids, skip)
@@ -85,7 +82,6 @@ def test_complete_characters_stay_when_a_wrong_byte_follows():
 
 
 @each_layout
-@settings(deadline=None)
 @given(prompt=texts, text=texts)
 def test_texts_stream_without_a_replacement_character(layout, prompt, text):
     tokenizer = LAYOUTS[layout].tokenizer
@@ -131,7 +127,6 @@ def test_a_character_that_the_prompt_begins_is_completed():
     assert "".join([*(decoder.add(i) for i in whole[1:]), decoder.flush()]) == "€"
 
 
-@settings(deadline=None)
 @given(ids=st.lists(st.integers(0, 9), max_size=20), cut=st.integers(0, 20))
 def test_other_decoders_stream_through_a_window(ids, cut):
     tokenizer = wordpiece()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightllm_server.router import admission
@@ -120,7 +120,6 @@ def test_efficient_expects_what_the_known_outputs_did(
     assert peak <= got <= 1.4 * peak
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 90), min_size=1, max_size=30),
     rows=st.lists(

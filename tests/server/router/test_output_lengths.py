@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lightllm_server.router.output_lengths import OutputLengths, quantiles
@@ -23,7 +23,6 @@ def draw(kept, out_len, share):
     return int(drawn[0]) if known[0] else None
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 20), max_size=60),
     window=st.integers(1, 12),
@@ -68,7 +67,6 @@ def test_draws_follow_the_distribution_of_what_is_longer():
     assert drawn.mean() == pytest.approx(lengths[lengths > 200].mean(), rel=0.02)
 
 
-@settings(deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40),
     rows=st.lists(

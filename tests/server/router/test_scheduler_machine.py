@@ -110,7 +110,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 QUIET = (HealthCheck.too_slow, HealthCheck.data_too_large)
 SchedulerMachine.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=QUIET
+    max_examples=40, stateful_step_count=30, suppress_health_check=QUIET
 )
 TestScheduler = SchedulerMachine.TestCase
 
@@ -120,6 +120,6 @@ class DeepSchedulerMachine(SchedulerMachine):
 
 
 DeepSchedulerMachine.TestCase.settings = settings(
-    max_examples=600, stateful_step_count=80, deadline=None, suppress_health_check=QUIET
+    max_examples=600, stateful_step_count=80, suppress_health_check=QUIET
 )
 TestSchedulerDeeply = pytest.mark.slow(pytest.mark.timeout(600)(DeepSchedulerMachine.TestCase))
