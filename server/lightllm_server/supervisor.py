@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lightllm_server import processes
+from lightllm_server.amnesty import Amnesty
 from lightllm_server.child_environment import child_environment
 from lightllm_server.config import ServerConfig
 from lightllm_server.errors import EXIT_CONFIG, EXIT_SOFTWARE
@@ -36,9 +37,6 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.2
 # until a process has imported what it needs; a cold disk may take long over torch
 _START_LIMIT_S = 120.0
-# a supervisor that was not scheduled itself judges nobody for a while
-_LATE_S = 3.0
-_AMNESTY_S = 10.0
 # the api tells its clients what happened before it is ended too
 _LAST_WORDS_S = 1.0
 _DRAIN_MARGIN_S = 10.0
@@ -128,8 +126,8 @@ class Supervisor:
             listener.close()
         self._watches = {who.name: ProgressWatch(self._run.page[who.name]) for who in ids}
         self._progress = LoadProgress(self._run.page)
-        self._began = self._looked = time.monotonic()
-        self._amnesty_until = 0.0
+        self._began = time.monotonic()
+        self._amnesty = Amnesty()
         self._drain_until: float | None = None
 
     def _spawn(
@@ -219,16 +217,12 @@ class Supervisor:
         return self._fail(f"{first.who.name} {first.end()}")
 
     def _problem(self) -> str | None:
-        now = time.monotonic()
-        if now - self._looked > _LATE_S:
-            logger.warning("was not scheduled for %.1f s", now - self._looked)
-            self._amnesty_until = now + _AMNESTY_S
-        self._looked = now
+        now, amnesty = time.monotonic(), self._amnesty.look()
         if self._drain_until is not None and now > self._drain_until:
             return "api did not finish within the drain time"
         # all are asked, also in an amnesty: asking is how progress is noticed
         problems = [self._problem_of(name, now) for name in self._children]
-        if now < self._amnesty_until:
+        if amnesty:
             return None
         return next((problem for problem in problems if problem), None)
 
@@ -250,10 +244,14 @@ class Supervisor:
         for child in self._children.values():
             if child is not api:
                 child.kill()
+        row = self._run.page["api"]
         # failed: it saw the end before us, or since the line above, and is speaking already
-        serving = self._run.page["api"].state in (State.READY, State.DRAINING, State.FAILED)
-        if serving and self._run.page["api"].beat_age() < _LAST_WORDS_S:
-            self._wait_for(_LAST_WORDS_S, [api])
+        if row.state in (State.READY, State.DRAINING, State.FAILED):
+            if row.beat_age() >= _LAST_WORDS_S:
+                # where everything stood still it beats as soon as all goes on
+                self._wait_for(_POLL_S, [api])
+            if row.beat_age() < _LAST_WORDS_S:
+                self._wait_for(_LAST_WORDS_S, [api])
         return EXIT_SOFTWARE
 
     def _end_all(self) -> None:
@@ -264,17 +262,19 @@ class Supervisor:
             logger.error("a process does not die, stuck in the kernel")
 
     def _wait_for(self, seconds: float, children: list[_Child]) -> bool:
-        """Whether all of them have ended by then."""
-        deadline = time.monotonic() + seconds
+        """Whether all of them have ended by then; a time in which this process was not scheduled
+        does not count."""
+        left = seconds
         while True:
             self._row.beat()
             self._reap()
             if all(child.returncode is not None for child in children):
                 return True
-            left = deadline - time.monotonic()
             if left <= 0:
                 return False
+            began = time.monotonic()
             self._signals.wait(min(left, _POLL_S))
+            left -= min(time.monotonic() - began, _POLL_S)
 
 
 def _prepare_tokenizer(config: ServerConfig, run: RunDirectory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lightllm_server.amnesty import Amnesty
 from lightllm_server.status_page import BEAT_LIMIT_S, ProgressWatch, State, StatusPage
 
 __all__ = ["Health"]
@@ -13,12 +14,15 @@ class Health:
     def __init__(self, page: StatusPage) -> None:
         self._page = page
         self._watches = [ProgressWatch(row) for row in page.rows.values()]
+        self._amnesty = Amnesty()
         self._problem: str | None = None
 
     def check_progress(self) -> None:
         """Call a few times per second: a row must be seen unchanged for a while to be hung."""
-        problems = (watch.problem() for watch in self._watches)
-        self._problem = next((problem for problem in problems if problem), None)
+        # all are asked, also in an amnesty: asking is how progress is noticed
+        problems = [watch.problem() for watch in self._watches]
+        amnesty = self._amnesty.look()
+        self._problem = next((each for each in problems if each and not amnesty), None)
 
     def not_live(self) -> str | None:
         """Why the tree is beyond help, or None."""
