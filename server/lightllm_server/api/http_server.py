@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import socket
+import struct
 from collections.abc import Generator
 
 import uvicorn
@@ -17,6 +19,16 @@ __all__ = ["HttpServer"]
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
 _STEP_S = 0.02
+# until a handshake that is under way is over
+_HANDSHAKE_S = 0.02
+# a classic BPF program (Linux, Documentation/networking/filter.rst): drop a TCP segment with SYN
+_SO_ATTACH_FILTER = 26
+_DROP_SYN = (
+    (0x30, 0, 0, 13),  # load the byte of the flags
+    (0x45, 0, 1, 0x02),  # SYN?
+    (0x06, 0, 0, 0),  # then nothing of it
+    (0x06, 0, 0, 0xFFFFFFFF),  # else all of it
+)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -24,6 +36,17 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Generator[None, None, None]:
         # SIGTERM begins a drain, which `drain.py` leads
         yield
+
+
+def _drop_new(listener: socket.socket) -> None:
+    """Let the kernel accept no more connections: a client asks again, and is refused once the
+    listener is gone."""
+    program = b"".join(struct.pack("=HBBI", *line) for line in _DROP_SYN)
+    held = ctypes.create_string_buffer(program)
+    filter_of = struct.pack("@HP", len(_DROP_SYN), ctypes.addressof(held))
+    # a sandbox's kernel may have no filters: then one that comes this very moment is reset
+    with contextlib.suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_of)
 
 
 def _accept_all(listener: socket.socket) -> list[socket.socket]:
@@ -71,8 +94,11 @@ class HttpServer:
         listener.setblocking(False)
         for server in self._server.servers:
             server.close()
+        _drop_new(listener)
         # those that the kernel has accepted already would be reset
         accepted = _accept_all(listener)
+        await asyncio.sleep(_HANDSHAKE_S)
+        accepted += _accept_all(listener)
         # also for copies of the descriptor, or the kernel would go on accepting
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
