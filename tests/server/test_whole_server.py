@@ -26,10 +26,10 @@ def test_waiting_is_exact_while_the_model_computes():
             threading.Thread(target=post_json, args=(url, "/generate", body, 200)) for _ in range(4)
         ]
         assert metric(url, "lightllm_queue_size") == 0
+        before = metric(url, "lightllm_request_count_total")
         for thread in threads:
             thread.start()
-        # the scrape is a request too
-        wait_until(lambda: metric(url, "lightllm_http_in_flight") == 5, 10, "all sent")
+        wait_until(lambda: metric(url, "lightllm_request_count_total") == before + 4, 10, "all in")
         wait_until(lambda: metric(url, "lightllm_batch_current_size") == 1, 10, "one runs")
         assert metric(url, "lightllm_queue_size") == 3
         assert metric(url, "lightllm_queue_tokens") == 3 * 1000

@@ -78,13 +78,13 @@ class RouterLoop:
         """One turn of the loop; blocks for a step, or up to half a second for a message."""
         self._receive()
         launched = self._launch()
-        if events := self._scheduler.take_events():
-            self._send(events)
-        # before the wait, so that the page is true during a long step
+        events = self._scheduler.take_events()
+        # before the wait, so that the page is true during a long step, and before anybody hears
         self._publish()
+        if events:
+            self._send(events)
         if self._in_flight and (not launched or len(self._in_flight) > self._steps_ahead):
             self._commit_oldest()
-            self._publish()
         elif not self._in_flight:
             channels.wait_any(self._from_api, self._from_detok, timeout_ms=_IDLE_POLL_MS)
 
@@ -124,6 +124,7 @@ class RouterLoop:
         self._row.tick()
         self._row.add(Field.STEPS)
         self._row.add(Field.STEP_TIME_NS, time.monotonic_ns() - began)
+        self._publish()
         self._send(batch)
 
     def _recover(self) -> None:
