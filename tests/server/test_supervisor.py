@@ -134,7 +134,8 @@ def test_no_progress_with_work_queued_is_a_hang(start, tmp_path):
     server = start(detok="hang")
     assert server.wait_exit(30) == 70
     assert_all_gone(server, tmp_path)
-    assert "detok hangs: no progress for 10." in server.log
+    # looked at five times a second, by a machine that may stand still for a moment
+    assert re.search(r"detok hangs: no progress for 1[0-3]\.\d s", server.log)
 
 
 def test_children_die_with_a_killed_supervisor_and_the_next_start_cleans_up(start, tmp_path):

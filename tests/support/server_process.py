@@ -20,10 +20,18 @@ __all__ = ["ServerProcess", "free_port", "wait_until"]
 COMMAND = (sys.executable, "-m", "lightllm_server")
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One that nothing listens on, another one each time."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 def wait_until(condition, timeout: float, what: str, interval: float = 0.02) -> float:

