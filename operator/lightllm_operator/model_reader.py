@@ -85,8 +85,8 @@ class ModelReader:
                     # an image stays as it is, all else may be mended; a claim is often filled
                     # beside
                     is_claim = spec.model.uri.startswith("pvc://")
-                    retry_s = _RETRY_S if is_claim else _RECHECK_S
-                    again_s = await self._again_later(job, spec, retry_s)
+                    patience = _RETRY_S if is_claim else _RECHECK_S
+                    again_s = await self._again_later(job, spec, patience)
                 noted = {"job": name, **_uid(claim), "report": json.loads(text)}
                 return ModelReading(model, json.dumps(noted), again_s=again_s)
         problem = await self._job_problem(job, spec, pods, retry_s, "CheckFailed")

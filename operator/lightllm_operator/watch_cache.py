@@ -109,7 +109,7 @@ class WatchCache:
         if deleted or (unseen is not None and unseen[0] <= version):
             self._unseen[kind].pop(name, None)
         if deleted:
-            self._deleted[kind][name] = version
+            self._deleted[kind][name] = max(version, self._deleted[kind].get(name, -1))
         known = self._known[kind].get(name)
         if known is not None:
             known.seen = max(known.seen, version)
@@ -193,11 +193,12 @@ class WatchCache:
         self, kind: str, listed: Iterable[Object], version: int
     ) -> list[tuple[Key, Object]]:
         """Without those that the watch has shown as deleted after the LIST was made, before its
-        answer came."""
+        answer came. Forgets the deletions that the LIST has seen: LISTs must be consistent reads,
+        each newer than the one before.
+        """
         deleted = self._deleted[kind]
         named = [(_name(body), body) for body in listed]
         there = [(n, body) for n, body in named if _version(body["metadata"]) > deleted.get(n, -1)]
-        # later LISTs are newer
         self._deleted[kind] = {n: at for n, at in deleted.items() if at > version}
         return there
 
