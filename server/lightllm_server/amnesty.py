@@ -14,7 +14,7 @@ _AMNESTY_S = 10.0
 
 
 class Amnesty:
-    """Who was not scheduled itself judges nobody for a while: probably nobody was scheduled."""
+    """Who could not look itself judges nobody for a while: probably nobody was scheduled."""
 
     def __init__(self) -> None:
         self._looked = time.monotonic()
@@ -24,7 +24,8 @@ class Amnesty:
         """Whether nobody is to be judged now; call a few times per second."""
         now = time.monotonic()
         if now - self._looked > _LATE_S:
-            logger.warning("was not scheduled for %.1f s", now - self._looked)
+            late = now - self._looked
+            logger.warning("looked %.1f s late: judging nobody for %g s", late, _AMNESTY_S)
             self._until = now + _AMNESTY_S
         self._looked = now
         return now < self._until

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _STEP_S = 0.02
 _FLUSH_S = 2.0
+# of clients far away; it costs nobody anything, since a client that is not heard asks again later
+_ROUND_TRIP_S = 0.2
 _LAST_WORDS_S = 0.5
 
 
@@ -38,7 +40,7 @@ async def drain(
     logger.info("draining: new requests are accepted for %g s more", delay_s)
     await asyncio.sleep(min(delay_s, limit_s))
     main = servers[0]
-    await main.stop_listening()
+    await main.stop_listening(_ROUND_TRIP_S)
     await _finished(main, in_flight, began + limit_s)
     if main.num_active or len(in_flight):
         logger.warning("drain time is over: ending %d requests", len(in_flight))
@@ -61,6 +63,6 @@ async def last_words(servers: list[HttpServer], in_flight: InFlight, problem: st
     in_flight.fail_all(
         RequestError("the engine failed, the request is lost", status=503, code="engine_failed")
     )
-    await servers[0].stop_listening()
+    await servers[0].stop_listening(0.0)
     for server in servers:
         await server.close(_LAST_WORDS_S)

@@ -19,8 +19,6 @@ __all__ = ["HttpServer"]
 _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
 _STEP_S = 0.02
-# until a handshake that is under way is over
-_HANDSHAKE_S = 0.02
 # a classic BPF program (Linux, Documentation/networking/filter.rst): drop a TCP segment with SYN
 _SO_ATTACH_FILTER = 26
 _DROP_SYN = (
@@ -39,14 +37,12 @@ class _Uvicorn(uvicorn.Server):
 
 
 def _drop_new(listener: socket.socket) -> None:
-    """Let the kernel accept no more connections: a client asks again, and is refused once the
-    listener is gone."""
+    """Let the kernel begin no more connections: a client asks again after a second, and is refused
+    once the listener is gone. Raises OSError where the kernel has no filters."""
     program = b"".join(struct.pack("=HBBI", *line) for line in _DROP_SYN)
     held = ctypes.create_string_buffer(program)
-    filter_of = struct.pack("@HP", len(_DROP_SYN), ctypes.addressof(held))
-    # a sandbox's kernel may have no filters: then one that comes this very moment is reset
-    with contextlib.suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_of)
+    sock_fprog = struct.pack("@HP", len(_DROP_SYN), ctypes.addressof(held))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, sock_fprog)
 
 
 def _accept_all(listener: socket.socket) -> list[socket.socket]:
@@ -79,6 +75,7 @@ class HttpServer:
         )
         self._server = _Uvicorn(config)
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     async def start(self) -> None:
         """Serve in the background; returns once connections are accepted."""
@@ -88,16 +85,22 @@ class HttpServer:
                 self._task.result()
             await asyncio.sleep(_STEP_S)
 
-    async def stop_listening(self) -> None:
-        """Accept nothing more; connections that exist are served on."""
+    async def stop_listening(self, handshake_s: float) -> None:
+        """Accept nothing more; connections that exist are served on. handshake_s: the longest round
+        trip of a client whose connection is just being made; one that takes longer is reset."""
+        if self._stopped:
+            return
+        self._stopped = True
         listener = self._listener.dup()
         listener.setblocking(False)
         for server in self._server.servers:
             server.close()
-        _drop_new(listener)
+        # a sandbox's kernel may have no filters: then who comes this very moment is reset
+        with contextlib.suppress(OSError):
+            _drop_new(listener)
         # those that the kernel has accepted already would be reset
         accepted = _accept_all(listener)
-        await asyncio.sleep(_HANDSHAKE_S)
+        await asyncio.sleep(handshake_s)
         accepted += _accept_all(listener)
         # also for copies of the descriptor, or the kernel would go on accepting
         listener.shutdown(socket.SHUT_RDWR)

@@ -79,7 +79,7 @@ class RouterLoop:
         self._receive()
         launched = self._launch()
         events = self._scheduler.take_events()
-        # before the wait, so that the page is true during a long step, and before anybody hears
+        # before the wait, so that the page is true during a long step
         self._publish()
         if events:
             self._send(events)
@@ -124,6 +124,7 @@ class RouterLoop:
         self._row.tick()
         self._row.add(Field.STEPS)
         self._row.add(Field.STEP_TIME_NS, time.monotonic_ns() - began)
+        # before anybody hears of it
         self._publish()
         self._send(batch)
 

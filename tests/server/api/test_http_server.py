@@ -1,4 +1,4 @@
-"""The listener's end: a client is served or refused, never accepted and then reset."""
+"""The listener's end: who is connected is served, who comes later is refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import socket
 from contextlib import ExitStack
 
 import pytest
+import uvloop
 
 from lightllm_server.api import http_server
 from lightllm_server.api.http_server import HttpServer
@@ -27,6 +28,12 @@ def listener():
     listener.setblocking(False)
     yield listener
     listener.close()
+
+
+def run(scenario):
+    """On the event loop of the api."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(scenario)
 
 
 @pytest.fixture
@@ -50,7 +57,7 @@ def test_what_the_kernel_has_accepted_is_served(listener, connect):
         await server.start()
         # nothing else runs until `stop_listening`
         clients = [connect() for _ in range(20)]
-        await server.stop_listening()
+        await server.stop_listening(0.01)
         answers = []
         for client in clients:
             await asyncio.get_running_loop().sock_sendall(client, GET)
@@ -58,11 +65,16 @@ def test_what_the_kernel_has_accepted_is_served(listener, connect):
         await server.close(1)
         return answers
 
-    answers = asyncio.run(scenario())
+    answers = run(scenario())
     assert {answer.split(b"\r\n")[0] for answer in answers} == {b"HTTP/1.1 204 No Content"}
 
 
 def test_who_comes_between_the_last_accept_and_the_end_is_refused(listener, connect, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        try:
+            http_server._drop_new(other)
+        except OSError as error:
+            pytest.skip(f"this kernel has no socket filters: {error}")
     clients = []
 
     def accept_all(listener):
@@ -76,10 +88,10 @@ def test_who_comes_between_the_last_accept_and_the_end_is_refused(listener, conn
     async def scenario():
         server = HttpServer(app, listener)
         await server.start()
-        await server.stop_listening()
+        await server.stop_listening(0.01)
         await server.close(1)
 
-    asyncio.run(scenario())
+    run(scenario())
     # the kernel asks again a second later
     assert len(clients) == 2
     for client in clients:

@@ -28,12 +28,19 @@ def stand_still(server: ServerProcess, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("victim", "pause"), [("router", 0), ("detok", 0), ("tokenize-0", 0), ("router", 1.3)]
+    ("victim", "pause", "drains"),
+    [
+        ("router", 0, False),
+        ("detok", 0, False),
+        ("tokenize-0", 0, False),
+        ("router", 1.3, False),
+        ("router", 0, True),
+    ],
 )
-def test_clients_get_an_error_within_two_seconds(victim, pause):
-    environment = {"FAKE_STEP_MS": "20"}
+def test_clients_get_an_error_within_two_seconds(victim, pause, drains):
+    options, environment = ("--drain-delay", "0"), {"FAKE_STEP_MS": "20"}
     with ServerProcess(
-        tiny_llama(), command=fake_engine.COMMAND, environment=environment
+        tiny_llama(), *options, command=fake_engine.COMMAND, environment=environment
     ) as server:
         server.wait_ready(120)
         answers = []
@@ -49,8 +56,12 @@ def test_clients_get_an_error_within_two_seconds(victim, pause):
         for thread in threads:
             thread.start()
         wait_until(lambda: metric(server.url, "lightllm_batch_current_size") == 16, 10, "all run")
+        victim_pid = server.pids()[victim]
+        if drains:
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: server.status("/livez") is None, 5, "it has stopped listening")
         began = time.monotonic()
-        os.kill(server.pids()[victim], signal.SIGKILL)
+        os.kill(victim_pid, signal.SIGKILL)
         if pause:
             time.sleep(0.01)
             stand_still(server, pause)
