@@ -84,8 +84,11 @@ def test_four_times_overload(engine, request):
     probe.check(0.1)
     assert {status for status, _, _ in load.answers} == {200, 429}
     served, refused = load.seconds(200), load.seconds(429)
-    # what the engine can do is still done, on a machine whose other work comes and goes
-    assert len(served) > 0.5 * 30 * min(capacity, capacity_now())
+    # what the engine can do is still done; how much a model can depends on the machine's other
+    # work, which comes and goes
+    if engine == "small_model":
+        capacity = min(capacity, capacity_now())
+    assert len(served) > 0.5 * 30 * capacity
     assert percentile(refused, 0.99) < 0.25 + probe.idle_p99()
     assert all(1 <= int(h["retry-after"]) <= 60 for s, _, h in load.answers if s == 429)
     wait_until(lambda: metric(small.url, "lightllm_batch_current_size") == 0, 10, "idle again")

@@ -12,7 +12,7 @@ from lightllm_server.messages import Generate, SamplingParams, TokenBatch
 from lightllm_server.router.admission import EfficientAdmission
 from lightllm_server.router.process import RouterLoop
 from lightllm_server.router.step_plan import StepPlan, StepResult
-from lightllm_server.status_page import StatusPage
+from lightllm_server.status_page import Field, StatusPage, StatusRow
 from scheduled_engine import ScheduledEngine
 from scheduler_driver import SchedulerDriver
 
@@ -38,11 +38,17 @@ class Inbox:
 
 
 class Outbox:
-    def __init__(self) -> None:
+    """What is sent; by then the row says so already."""
+
+    def __init__(self, row: StatusRow) -> None:
         self.batches: list[TokenBatch] = []
+        self._row = row
 
     def send(self, batch: TokenBatch) -> None:
         self.batches.append(batch)
+        num_ended = sum(len(sent.ended) for sent in self.batches)
+        assert self._row[Field.GENERATED_TOKENS] >= sum(len(sent.tokens) for sent in self.batches)
+        assert self._row[Field.RUNNING] <= self._row[Field.STARTED] - num_ended
 
 
 class Step:
@@ -86,11 +92,12 @@ def serve(
         )
         for i in range(6)
     ]
-    outbox = Outbox()
+    row = StatusPage.create(tmp_path / "page", ["router"])["router"]
+    outbox = Outbox(row)
     loop = RouterLoop(
         driver.scheduler,
         Runner(driver.engine, failing, error or EngineError("on purpose")),  # type: ignore[arg-type]
-        StatusPage.create(tmp_path / "page", ["router"])["router"],
+        row,
         from_api=Inbox(requests),  # type: ignore[arg-type]
         from_detok=Inbox([]),  # type: ignore[arg-type]
         to_detok=outbox,  # type: ignore[arg-type]
