@@ -99,4 +99,5 @@ class Rest:
                         raise RestError(410, f"watch of {path}: {event['object']}")
                     version = event["object"]["metadata"]["resourceVersion"]
                     yield event["type"], event["object"]
+            # one that ends at once again must not keep the API server busy
             await asyncio.sleep(0.1)

@@ -9,7 +9,9 @@ __all__ = ["Amnesty"]
 
 logger = logging.getLogger(__name__)
 
+# since the last look, which others follow several times a second
 _LATE_S = 3.0
+# until a process that stood still too has beaten and gone on
 _AMNESTY_S = 10.0
 
 
@@ -23,9 +25,9 @@ class Amnesty:
     def look(self) -> bool:
         """Whether nobody is to be judged now; call a few times per second."""
         now = time.monotonic()
-        if now - self._looked > _LATE_S:
-            late = now - self._looked
-            logger.warning("looked %.1f s late: judging nobody for %g s", late, _AMNESTY_S)
+        away = now - self._looked
+        if away > _LATE_S:
+            logger.warning("could not look for %.1f s: judging nobody for %g s", away, _AMNESTY_S)
             self._until = now + _AMNESTY_S
         self._looked = now
         return now < self._until

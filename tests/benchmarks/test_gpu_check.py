@@ -116,6 +116,7 @@ def test_no_case_costs_another_one_its_turn(load, tmp_path, monkeypatch):
     # of the 60 s that it sleeps
     assert 4 <= cases["hangs"]["seconds"] < 40
     assert re.fullmatch(r"ended its process, status 3, after \d+ s", cases["dies"]["error"])
+    assert cases["dies"]["seconds"] < 4
     assert f"| good | passed | seconds 0.5; pid {workers[0]}; failed  |" in page
     # each worker is told what failed before it
     assert [cases[name]["failed"] for name in ("good", "loses the device", "last")] == [

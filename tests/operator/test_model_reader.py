@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
-from datetime import UTC, datetime
 
 import aiohttp
 import pytest
@@ -17,7 +15,7 @@ from lightllm_operator.facts import DownloadProgress
 from lightllm_operator.model_reader import ModelReader, ModelReading
 from lightllm_operator.settings import Settings
 from lightllm_server.fetch.progress import Progress
-from operator_objects import spec_of
+from operator_objects import ago, spec_of
 
 SETTINGS = Settings(serving_image="server:1")
 REPORT = {
@@ -85,10 +83,6 @@ class Downloads:
     async def read(self, pod, address):
         assert address == "10.0.0.9"
         return DownloadProgress(pod=pod, done=1, total=4)
-
-
-def ago(seconds: float) -> str:
-    return datetime.fromtimestamp(time.time() - seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def ended(container: str, code: int, **words):

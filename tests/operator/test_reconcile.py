@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from datetime import UTC, datetime
 
 import pytest
 
@@ -16,7 +14,7 @@ from lightllm_operator.reconcile import Reconciler
 from lightllm_operator.settings import Settings
 from lightllm_operator.watch_cache import WatchCache
 from memory_cluster import Downloads, MemoryCluster, View, reconcile, settle
-from operator_objects import pod_of, resource, spec_of
+from operator_objects import ago, pod_of, resource, spec_of
 
 
 class ScaledCluster:
@@ -221,8 +219,7 @@ def test_a_model_that_may_come_is_looked_for_a_minute_after_the_last_look(cluste
     settle(cluster, cache)
     cluster.end_check("no such directory")
     [job] = [body for (kind, _), body in cluster.objects.items() if kind == "Job"]
-    past = datetime.fromtimestamp(time.time() - 45, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    ended = {"type": "Complete", "status": "True", "lastTransitionTime": past}
+    ended = {"type": "Complete", "status": "True", "lastTransitionTime": ago(45)}
     cluster.put({**job, "status": {"conditions": [ended]}})
     assert reconcile(FreshCluster(cluster, cache)) == pytest.approx(15, abs=10)
     assert cluster.condition("ConfigValid")["reason"] == "UnsupportedModel"

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from datetime import UTC, datetime
 
 from lightllm_operator.autoscale import Decision
 from lightllm_operator.cached_cluster import CachedCluster, FreshCluster
@@ -15,6 +14,7 @@ from lightllm_operator.names import CHECK, KIND, SERVER, child_labels
 from lightllm_operator.reconcile import Key, Reconciler
 from lightllm_operator.settings import Settings
 from lightllm_operator.sizing import KvChoice
+from lightllm_operator.timestamps import timestamp_now
 from lightllm_operator.watch_cache import WATCHED, WatchCache
 from operator_objects import pod_of, sample_of
 
@@ -46,7 +46,7 @@ class MemoryCluster:
     def put(self, body: dict) -> dict:
         kind, metadata = body["kind"], body["metadata"]
         version = {"resourceVersion": str(next(self._versions))}
-        made = {"generation": 1, "creationTimestamp": _now()}
+        made = {"generation": 1, "creationTimestamp": timestamp_now()}
         metadata = {**made, **metadata, "namespace": "default", **version}
         stored = {**body, "metadata": metadata}
         self.objects[kind, metadata["name"]] = stored
@@ -130,10 +130,6 @@ class View:
 
 class Downloads:
     """Nothing is fetched here."""
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def reconcile(objects, image: str = "i", *, view: View | None = None) -> float | None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 from lightllm_operator.autoscale import PodSample
 from lightllm_operator.spec import DeploymentSpec, parse
 
-__all__ = ["pod_of", "resource", "sample_of", "spec_of"]
+__all__ = ["ago", "pod_of", "resource", "sample_of", "spec_of"]
+
+
+def ago(seconds: float) -> str:
+    """That time, as the API server writes it."""
+    return datetime.fromtimestamp(time.time() - seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def resource(name: str = "demo", **spec: Any) -> dict[str, Any]:

@@ -19,8 +19,7 @@ __all__ = ["ServerProcess", "free_port", "wait_until"]
 
 COMMAND = (sys.executable, "-m", "lightllm_server")
 
-
-_given: set[int] = set()
+_ports_given: set[int] = set()
 
 
 def free_port() -> int:
@@ -29,8 +28,8 @@ def free_port() -> int:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = int(probe.getsockname()[1])
-        if port not in _given:
-            _given.add(port)
+        if port not in _ports_given:
+            _ports_given.add(port)
             return port
 
 

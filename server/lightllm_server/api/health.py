@@ -21,8 +21,8 @@ class Health:
         """Call a few times per second: a row must be seen unchanged for a while to be hung."""
         # all are asked, also in an amnesty: asking is how progress is noticed
         problems = [watch.problem() for watch in self._watches]
-        amnesty = self._amnesty.look()
-        self._problem = next((each for each in problems if each and not amnesty), None)
+        found = next((problem for problem in problems if problem), None)
+        self._problem = None if self._amnesty.look() else found
 
     def not_live(self) -> str | None:
         """Why the tree is beyond help, or None."""

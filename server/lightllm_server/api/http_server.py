@@ -75,7 +75,7 @@ class HttpServer:
         )
         self._server = _Uvicorn(config)
         self._task: asyncio.Task[None] | None = None
-        self._stopped = False
+        self._stopped_listening = False
 
     async def start(self) -> None:
         """Serve in the background; returns once connections are accepted."""
@@ -88,9 +88,9 @@ class HttpServer:
     async def stop_listening(self, handshake_s: float) -> None:
         """Accept nothing more; connections that exist are served on. handshake_s: the longest round
         trip of a client whose connection is just being made; one that takes longer is reset."""
-        if self._stopped:
+        if self._stopped_listening:
             return
-        self._stopped = True
+        self._stopped_listening = True
         listener = self._listener.dup()
         listener.setblocking(False)
         for server in self._server.servers:
@@ -100,6 +100,7 @@ class HttpServer:
             _drop_new(listener)
         # those that the kernel has accepted already would be reset
         accepted = _accept_all(listener)
+        # for those that the kernel is about to accept
         await asyncio.sleep(handshake_s)
         accepted += _accept_all(listener)
         # also for copies of the descriptor, or the kernel would go on accepting
